@@ -1,0 +1,123 @@
+"""Control modes: how an action becomes a joint reference, within limits that keep an arm safe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from komo_envs.scene import Array
+from komo_envs.tasks.base import Task
+from komo_envs.worlds.base import CONTROL_PERIOD
+from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW, Kinematics
+
+CONTROL_MODES = ("joint", "ee", "ee_delta")
+MAX_JOINT_SPEED = 1.0
+"""rad/s of any joint; the real arm bears about twice as much."""
+
+
+class Controller:
+    """Turns actions into joint references, one after another.
+
+    - ``joint``: 7 absolute joint positions, rad.
+    - ``ee``: the task's end-effector coordinates, absolute, m and rad.
+    - ``ee_delta``: their change from the last command, in [-1, 1] times ``EndEffector.step``.
+
+    Whatever the mode, the reference moves by at most ``MAX_JOINT_SPEED`` and stays where the task
+    calls the arm safe: a step that would leave is shortened, to nothing if need be.
+    """
+
+    def __init__(self, task: Task, mode: str) -> None:
+        self.mode = mode
+        self.kinematics = Kinematics(task.tool)
+        self._task = task
+        self._ee = task.end_effector
+        if mode == "joint":
+            low, high = JOINT_LOW, JOINT_HIGH
+        elif mode == "ee":
+            low, high = self._ee.low, self._ee.high
+        else:
+            low, high = -np.ones(len(self._ee.names)), np.ones(len(self._ee.names))
+        self.action_space = spaces.Box(low.astype(np.float32), high.astype(np.float32))
+        self.reset(task.home)
+
+    def reset(self, q: Array) -> None:
+        """Begin an episode at joint positions ``q`` (7,), rad."""
+        self._set_command(np.array(q, dtype=float))
+
+    @property
+    def command(self) -> Array:
+        """The last joint reference (7,), rad."""
+        return self._command
+
+    @property
+    def ee_command(self) -> Array:
+        """End-effector coordinates (E,) of the last joint reference."""
+        return self._ee_command
+
+    def check(self, action: Any) -> Array:
+        """The action as float64.
+
+        Raises:
+            ValueError: it is not an array of finite real numbers of the right shape.
+        """
+        value = np.asarray(action)
+        if value.dtype.kind not in "fiu":
+            raise ValueError(f"action: expected real numbers, got dtype {value.dtype}")
+        if value.shape != self.action_space.shape:
+            raise ValueError(
+                f"action: expected shape {self.action_space.shape} in control_mode "
+                f"{self.mode!r}, got {value.shape}"
+            )
+        if not np.isfinite(value).all():
+            raise ValueError(f"action: expected finite numbers, got {value.tolist()}")
+        return value.astype(float)
+
+    def reference(self, action: Array) -> Array:
+        """The next joint reference (7,), rad, for a checked action (A,)."""
+        if self.mode == "joint":
+            wanted = action
+        else:
+            if self.mode == "ee_delta":
+                action = self._ee_command + np.clip(action, -1.0, 1.0) * self._ee.step
+            wanted = self.solve(np.clip(action, self._ee.low, self._ee.high))
+        self._set_command(self._limited(np.clip(wanted, JOINT_LOW, JOINT_HIGH)))
+        return self._command
+
+    def solve(self, coordinates: Array, start: Array | None = None) -> Array:
+        """Joint positions (7,) with the end-effector at coordinates (E,), near ``start`` (7,)."""
+        position, axes = self._task.tool_target(coordinates)
+        start = self._command if start is None else start
+        return self.kinematics.solve(start, position, axes, rest=self._task.home)
+
+    def coordinates(self, q: Array) -> Array:
+        """End-effector coordinates (E,) at joint positions ``q`` (7,)."""
+        return self._task.tool_coordinates(self.kinematics.tool_pose(q))
+
+    def encode(self, q: Array) -> Array:
+        """The action (A,), float32, that asks for joint positions ``q`` (7,) next.
+
+        In the end-effector modes it asks for their coordinates: the arm's posture may differ.
+        """
+        if self.mode == "joint":
+            action = q
+        else:
+            action = self.coordinates(q)
+            if self.mode == "ee_delta":
+                action = (action - self._ee_command) / self._ee.step
+        low, high = self.action_space.low, self.action_space.high
+        return np.clip(action.astype(np.float32), low, high)
+
+    def _set_command(self, q: Array) -> None:
+        self._command = q
+        self._ee_command = self.coordinates(q)
+
+    def _limited(self, q: Array) -> Array:
+        step = q - self._command
+        step *= min(1.0, MAX_JOINT_SPEED * CONTROL_PERIOD / max(np.abs(step).max(), 1e-9))
+        for share in (1.0, 0.5, 0.25):
+            reference = self._command + share * step
+            if self._task.is_safe(*self.kinematics.poses(reference)):
+                return reference
+        return self._command

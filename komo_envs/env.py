@@ -1,0 +1,429 @@
+"""The Gymnasium environment: spaces, reset, step, render, close."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from komo_envs.cameras import Image, Renderer
+from komo_envs.control import CONTROL_MODES, Controller
+from komo_envs.scene import Array, Body, Camera
+from komo_envs.tasks import TASKS, Scene
+from komo_envs.viewer import Viewer
+from komo_envs.worlds import CONTROL_PERIOD, World, WorldState, make_simulation
+from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW
+
+OBS_MODES = {
+    "state": (),
+    "rgb": ("pixels",),
+    "depth": ("depth",),
+    "rgbd": ("pixels", "depth"),
+}
+"""The observation modes, and the keys of the images that each observes."""
+REWARD_MODES = ("sparse", "dense")
+HOLD_TIME = 0.5
+"""Seconds for which success must hold until the episode ends."""
+
+Observation = dict[str, Any]
+
+
+class KomoEnv(gym.Env[Observation, np.ndarray]):
+    """A Franka Panda moves an object without grasping it.
+
+    ## Description
+    A simulated Panda (rai's PhysX, steps of 5 ms) holds a tool and is commanded at 10 Hz. In
+    ``KomoPush-v0`` the tool is a vertical round stick, and a puck of radius 4 cm, height 3 cm and
+    mass 0.2 kg is to be slid over a table to a target disc.
+
+    The world frame has z up and the arm looking along +y; in push the robot's base stands at
+    (0, -0.2) and the table top is at z = 0.65. Metres, radians, seconds.
+
+    ## Action Space
+    A ``Box`` of float32. Any finite action is safe: the joint reference moves at 1 rad/s at most
+    and never leaves the task's workspace. ``control_mode`` selects what the numbers mean:
+
+    | mode               | shape | meaning                                         | range           |
+    | ------------------ | ----- | ----------------------------------------------- | --------------- |
+    | ``ee`` (default)   | (3,)  | x of the stick's tip, m                         | -0.70 to 0.70   |
+    |                    |       | y of the stick's tip, m                         | -0.10 to 0.60   |
+    |                    |       | z of the stick's tip, m                         | 0.658 to 0.95   |
+    | ``joint``          | (7,)  | absolute joint positions, rad                   | joint limits    |
+    | ``ee_delta``       | (3,)  | change of x, y, z since the last command, 5 cm  | -1 to 1         |
+
+    ## Observation Space
+    With ``obs_mode="state"``, a goal dict of float32 (privileged: only a simulator knows it all):
+
+    | key             | index   | content                                                        |
+    | --------------- | ------- | -------------------------------------------------------------- |
+    | `observation`   | 0 - 6   | joint positions, rad                                           |
+    |                 | 7 - 13  | last commanded joint positions, rad                            |
+    |                 | 14 - 16 | tip of the stick, x, y, z, m                                   |
+    |                 | 17 - 19 | last commanded tip, x, y, z, m                                 |
+    |                 | 20 - 26 | joint velocities, rad/s                                        |
+    |                 | 27 - 29 | puck's centre, x, y, z, m                                      |
+    |                 | 30 - 32 | puck's axis, a unit vector: (0, 0, 1) when it lies flat        |
+    |                 | 33 - 35 | puck's linear velocity, m/s                                    |
+    |                 | 36 - 38 | puck's angular velocity, rad/s                                 |
+    | `achieved_goal` | 0 - 1   | puck's centre, x, y, m                                         |
+    |                 | 2       | 1 if the puck rests upright on the table, else 0               |
+    | `desired_goal`  | 0 - 1   | target, x, y, m                                                |
+    |                 | 2       | 1                                                              |
+
+    With ``obs_mode="rgb"``, ``"depth"`` or ``"rgbd"``, what a real robot knows:
+
+    | key         | type                | content                                                  |
+    | ----------- | ------------------- | -------------------------------------------------------- |
+    | `pixels`    | uint8 (H, W, 3)     | colour image (rgb and rgbd)                              |
+    | `depth`     | float32 (H, W, 1)   | metres along the optical axis, 0 where nothing is seen   |
+    | `agent_pos` | float32 (20,)       | indices 0 - 19 of the state's `observation`              |
+    | `goal`      | float32 (2,)        | target, x, y, m: the command, known to any user          |
+
+    With several ``cameras``, `pixels` and `depth` are dicts with one image for each camera's name.
+
+    ## Rewards
+    ``reward_mode="sparse"`` (default): 0 on success, -1 otherwise. ``"dense"``: the sum of named
+    terms, which ``info["reward_terms"]`` holds in either mode:
+
+    | term       | value                                                          |
+    | ---------- | -------------------------------------------------------------- |
+    | `distance` | -2.5 times the puck's distance from its target in m            |
+    | `reach`    | 0 with the tip at the puck, down to -0.25 far from it          |
+    | `success`  | 1 on success                                                   |
+
+    ``compute_reward(achieved_goal, desired_goal, info)`` gives the same for goals of any batch
+    shape, for hindsight relabelling.
+
+    ## Starting State
+    The arm starts at its home position, the tip at (0, 0.2, 0.77). Start and target are uniform
+    over the table between 0.40 and 0.66 m from the base and up to 1 rad to either side, 8 to 40 cm
+    apart. ``reset(options={"scene": {"puck": [x, y], "target": [x, y]}})`` sets them. In
+    ``KomoPushFixed-v0`` the target is always at (0.3, 0.15).
+
+    ## Episode End
+    Success is the puck resting upright within 2 cm of its target (5 cm in ``KomoPushFixed-v0``).
+    The episode terminates when success has held for half a second, and is truncated after 150
+    steps. ``info``, of reset and of every step, has ``is_success``, ``distance`` (m),
+    ``reward_terms`` and ``scene`` (the episode's scene, as ``reset`` takes it).
+
+    ## Arguments
+    See ``__init__``; all are keyword arguments of ``gym.make``.
+
+    ## Determinism
+    The same seed and actions give the same observations, bit for bit, in any process on the same
+    machine and versions, after any history, whatever other envs are alive.
+
+    ## Version History
+    - v0: first version.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium's own declaration
+        "render_modes": ["rgb_array", "human"],
+        "render_fps": round(1 / CONTROL_PERIOD),
+    }
+
+    def __init__(
+        self,
+        task: str,
+        obs_mode: str = "state",
+        control_mode: str = "ee",
+        reward_mode: str = "sparse",
+        image_size: int | tuple[int, int] = 96,
+        cameras: Sequence[str] = ("front",),
+        shadows: bool = False,
+        render_mode: str | None = None,
+        render_size: tuple[int, int] = (480, 640),
+    ) -> None:
+        """Make the env. Simulator and renderer start at the first reset and the first picture.
+
+        Args:
+            task: Name of the task, set by the registered id.
+            obs_mode: ``"state"``, ``"rgb"``, ``"depth"`` or ``"rgbd"``.
+            control_mode: ``"joint"``, ``"ee"`` or ``"ee_delta"``.
+            reward_mode: ``"sparse"`` or ``"dense"``.
+            image_size: Side, or (height, width), of observed images in pixels.
+            cameras: Names of the cameras observed: ``"front"`` (static), ``"wrist"``.
+            shadows: Whether observed images have soft shadows; they about double the cost.
+            render_mode: None, ``"rgb_array"`` or ``"human"``.
+            render_size: (height, width) in pixels of what ``render()`` shows.
+
+        Raises:
+            ValueError: an argument is not one of these.
+        """
+        _check_choice("task", task, TASKS)
+        _check_choice("obs_mode", obs_mode, OBS_MODES)
+        _check_choice("control_mode", control_mode, CONTROL_MODES)
+        _check_choice("reward_mode", reward_mode, REWARD_MODES)
+        _check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        self.task = TASKS[task]()
+        self.task_description = self.task.description
+        self.obs_mode = obs_mode
+        self.control_mode = control_mode
+        self.reward_mode = reward_mode
+        self.render_mode = render_mode
+        self.cameras = _select_cameras(cameras, self.task.cameras)
+        self.image_size = _check_size("image_size", image_size)
+        self.render_size = _check_size("render_size", render_size)
+        self.shadows = bool(shadows)
+
+        self.controller = Controller(self.task, control_mode)
+        self.action_space = self.controller.action_space
+        self.observation_space = self._make_observation_space()
+
+        self.world: World | None = None
+        self.renderer = Renderer()
+        self._viewer: Viewer | None = None
+        self.state: WorldState | None = None
+        self.scene: Scene = {}
+        self.bodies: tuple[Body, ...] = ()
+        self._success_steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: Seed of the scene's draw and of those that follow.
+            options: None, or ``{"scene": ...}`` with the scene to set up instead of drawing one.
+
+        Raises:
+            ValueError: an option is unknown, or the scene is not one that the task can set up.
+        """
+        super().reset(seed=seed)
+        options = options or {}
+        if unknown := set(options) - {"scene"}:
+            raise ValueError(f"options: unknown key {min(map(str, unknown))!r}; expected 'scene'")
+        if "scene" in options:
+            scene = self.task.check_scene(options["scene"])
+        else:
+            scene = self.task.sample_scene(self.np_random)
+        if self.world is None:
+            self.world = make_simulation()
+        self.scene = scene
+        self.bodies = self.task.bodies(scene)
+        self.controller.reset(self.task.home)
+        self.state = self.world.reset(self.task.home, self.bodies)
+        self._success_steps = 0
+        observation, _, info = self._evaluate()
+        if self.render_mode == "human":
+            self.render()
+        return observation, info
+
+    def step(
+        self, action: np.ndarray
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Follow ``action`` for a tenth of a second.
+
+        Raises:
+            ValueError: the action is not an array of finite numbers of the action space's shape.
+                Nothing has moved, and the episode can go on.
+            RuntimeError: the env has not been reset, or the simulator failed: reset it.
+        """
+        if self.world is None or self.state is None:
+            raise RuntimeError("step: call reset first")
+        reference = self.controller.reference(self.controller.check(action))
+        self.state = self.world.step(reference)
+        observation, reward, info = self._evaluate()
+        self._success_steps = self._success_steps + 1 if info["is_success"] else 0
+        terminated = self._success_steps * CONTROL_PERIOD >= HOLD_TIME
+        if self.render_mode == "human":
+            self.render()
+        return observation, reward, terminated, False, info
+
+    def compute_reward(
+        self,
+        achieved_goal: np.ndarray,
+        desired_goal: np.ndarray,
+        info: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    ) -> Any:
+        """The reward of achieved goals (..., G) when desired goals (..., G) are wanted.
+
+        Equals the reward of ``step`` for the goals of its observation and its info. The dense
+        terms that do not depend on goals are taken from ``info``, a dict or one for each goal.
+        """
+        if self.reward_mode == "sparse":
+            reward = self.task.is_success(achieved_goal, desired_goal) - np.float64(1)
+        else:
+            goal_terms = self.task.goal_reward_terms(achieved_goal, desired_goal)
+            infos = [info] if isinstance(info, Mapping) else info
+            others = [
+                sum(value for name, value in i["reward_terms"].items() if name not in goal_terms)
+                for i in infos
+            ]
+            other = others[0] if isinstance(info, Mapping) else np.array(others)
+            reward = sum(goal_terms.values()) + other
+        return float(reward) if np.ndim(reward) == 0 else reward
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """The scene as uint8 (H, W, 3) of ``render_size``, or shown in a window in human mode.
+
+        Raises:
+            RuntimeError: the env has not been reset; or human mode finds no display.
+        """
+        if self.render_mode is None:
+            gym.logger.warn("render() does nothing: make the env with render_mode='rgb_array'")
+            return None
+        [image] = self.take_pictures((self.task.view,), self.render_size, shadows=True)
+        if self.render_mode == "rgb_array":
+            return image.rgb
+        if self._viewer is None:
+            self._viewer = Viewer(self.task_description, self.render_size)
+        self._viewer.show(image.rgb, self.metadata["render_fps"])
+        return None
+
+    def take_pictures(
+        self, cameras: Sequence[Camera], size: tuple[int, int], shadows: bool = False
+    ) -> list[Image]:
+        """RGB, depth and segmentation of the present state, from any cameras at any size."""
+        if self.state is None:
+            raise RuntimeError("render: call reset first")
+        self.renderer.set_bodies(self.bodies)
+        return self.renderer.render(
+            self.state.link_poses, self.state.body_poses, cameras, size, shadow=shadows
+        )
+
+    def close(self) -> None:
+        """Free simulator, renderer and window. A later reset starts them again."""
+        if self.world is not None:
+            self.world.close()
+            self.world = None
+        if self._viewer is not None:
+            self._viewer.close()
+            self._viewer = None
+        self.renderer.close()
+        self.state = None
+
+    def proprioception(self) -> Array:
+        """What the robot knows of itself (P,): q, commanded q, end-effector, commanded one."""
+        assert self.state is not None
+        q, command = self.state.q, self.controller.command
+        ee = self.controller.coordinates(q)
+        return np.concatenate([q, command, ee, self.controller.ee_command])
+
+    def _evaluate(self) -> tuple[Observation, float, dict[str, Any]]:
+        """Observation, reward and info of the present state."""
+        assert self.state is not None
+        achieved = self.task.achieved_goal(self.state)
+        desired = self.task.desired_goal(self.scene)
+        proprioception = self.proprioception()
+        terms = {
+            **self.task.goal_reward_terms(achieved, desired),
+            **self.task.other_reward_terms(
+                self.state, self.controller.kinematics.tool_pose(self.state.q)[:3]
+            ),
+        }
+        info = {
+            "is_success": bool(self.task.is_success(achieved, desired)),
+            "distance": float(self.task.distance(achieved, desired)),
+            "reward_terms": {name: float(value) for name, value in terms.items()},
+            "scene": copy.deepcopy(self.scene),
+        }
+        reward = self.compute_reward(achieved, desired, info)
+        if self.obs_mode == "state":
+            observation = {
+                "observation": np.concatenate(
+                    [proprioception, self.state.qdot, self.task.privileged(self.state)]
+                ),
+                "achieved_goal": achieved,
+                "desired_goal": desired,
+            }
+        else:
+            observation = {
+                **self._pictures(),
+                "agent_pos": proprioception,
+                "goal": self.task.command(self.scene),
+            }
+        return self._within_bounds(observation), reward, info
+
+    def _pictures(self) -> Observation:
+        images = self.take_pictures(self.cameras, self.image_size, self.shadows)
+        values = {
+            "pixels": [image.rgb for image in images],
+            "depth": [image.depth for image in images],
+        }
+        return {key: self._per_camera(values[key]) for key in OBS_MODES[self.obs_mode]}
+
+    def _per_camera(self, values: Sequence[Any]) -> Any:
+        """One value as it is, several as a dict by the cameras' names."""
+        if len(values) == 1:
+            return values[0]
+        return {camera.name: value for camera, value in zip(self.cameras, values, strict=True)}
+
+    def _within_bounds(self, observation: Observation) -> Observation:
+        """Float vectors in float32 and, whatever the simulation did, inside their space."""
+        bounded = dict(observation)
+        for key, space in self.observation_space.spaces.items():
+            if isinstance(space, spaces.Box) and space.dtype == np.float32 and len(space.shape) == 1:
+                value = np.asarray(observation[key], dtype=np.float32)
+                bounded[key] = np.clip(value, space.low, space.high)
+        return bounded
+
+    def _make_observation_space(self) -> spaces.Dict:
+        ee, task = self.task.end_effector, self.task
+        joint_low, joint_high = JOINT_LOW - 0.5, JOINT_HIGH + 0.5  # the physics gives way a little
+        ee_low, ee_high = np.full(len(ee.names), -4.0), np.full(len(ee.names), 4.0)
+        agent_low = np.concatenate([joint_low, JOINT_LOW, ee_low, ee_low])
+        agent_high = np.concatenate([joint_high, JOINT_HIGH, ee_high, ee_high])
+        if self.obs_mode == "state":
+            speed = np.full(7, 20.0)
+            return spaces.Dict(
+                {
+                    "observation": _box(
+                        np.concatenate([agent_low, -speed, task.privileged_low]),
+                        np.concatenate([agent_high, speed, task.privileged_high]),
+                    ),
+                    "achieved_goal": _box(task.goal_low, task.goal_high),
+                    "desired_goal": _box(task.goal_low, task.goal_high),
+                }
+            )
+        height, width = self.image_size
+        pixels = spaces.Box(0, 255, (height, width, 3), np.uint8)
+        depth = spaces.Box(0.0, max(c.far for c in self.cameras), (height, width, 1), np.float32)
+        pictures: dict[str, spaces.Space[Any]] = {}
+        for key in OBS_MODES[self.obs_mode]:
+            space = self._per_camera([{"pixels": pixels, "depth": depth}[key]] * len(self.cameras))
+            pictures[key] = spaces.Dict(space) if isinstance(space, dict) else space
+        return spaces.Dict(
+            {
+                **pictures,
+                "agent_pos": _box(agent_low, agent_high),
+                "goal": _box(task.command_low, task.command_high),
+            }
+        )
+
+
+def _box(low: Array, high: Array) -> spaces.Box:
+    return spaces.Box(low.astype(np.float32), high.astype(np.float32))
+
+
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    if value not in choices:
+        expected = ", ".join(map(repr, choices))
+        raise ValueError(f"{name}: {value!r} is unknown; expected one of {expected}")
+
+
+def _check_size(name: str, value: Any) -> tuple[int, int]:
+    """(height, width) of a side or of a pair."""
+    pair = (value, value) if np.ndim(value) == 0 else tuple(value)
+    if len(pair) != 2 or not all(
+        isinstance(side, (int, np.integer)) and 8 <= side <= 4096 for side in pair
+    ):
+        raise ValueError(
+            f"{name}: {value!r}; expected a whole number of pixels from 8 to 4096, "
+            "or a pair of them (height, width)"
+        )
+    return int(pair[0]), int(pair[1])
+
+
+def _select_cameras(names: Sequence[str], known: Sequence[Camera]) -> tuple[Camera, ...]:
+    by_name = {camera.name: camera for camera in known}
+    if isinstance(names, str) or not names or len(set(names)) != len(names):
+        raise ValueError(f"cameras: {names!r}; expected a sequence of different camera names")
+    for name in names:
+        _check_choice("cameras", name, by_name)
+    return tuple(by_name[name] for name in names)

@@ -1,0 +1,51 @@
+"""The bodies a policy can drive. Today: the simulation, here or in a process of its own."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from typing import TYPE_CHECKING
+
+from komo_envs.worlds.base import CONTROL_PERIOD, World, WorldState
+
+if TYPE_CHECKING:
+    from komo_envs.worlds.physx import PhysxWorld
+
+__all__ = ["CONTROL_PERIOD", "World", "WorldState", "make_simulation"]
+
+_inline: weakref.ref[PhysxWorld] | None = None
+_inline_pid: int | None = None
+
+
+def make_simulation() -> World:
+    """A simulated world: in this process if it has none yet, else in a process of its own.
+
+    rai's PhysX bears one simulation in a process. So the first world lives here and costs nothing
+    extra, and every further one while it is open gets its own process. A process that was forked
+    from one that has simulated gets no inline world either: PhysX's threads did not come along.
+    """
+    global _inline, _inline_pid
+    forked = _inline_pid is not None and _inline_pid != os.getpid()
+    if forked or _open_inline_world() is not None:
+        from komo_envs.worlds.isolated import IsolatedWorld
+
+        return IsolatedWorld()
+    from komo_envs.worlds.physx import PhysxWorld
+
+    world = PhysxWorld()
+    _inline, _inline_pid = weakref.ref(world), os.getpid()
+    return world
+
+
+def _open_inline_world() -> PhysxWorld | None:
+    world = _inline() if _inline is not None else None
+    return None if world is None or world.closed else world
+
+
+@atexit.register
+def _close_inline_world() -> None:
+    # A simulation that is still there when Python takes its modules down crashes the exit.
+    world = _open_inline_world()
+    if world is not None:
+        world.close()

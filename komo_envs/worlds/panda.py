@@ -1,0 +1,151 @@
+"""The Panda as rai knows it: its frames, with a task's bodies around it, and its kinematics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from komo_envs.scene import ROBOT_LINKS, Array, Body
+from komo_envs.worlds.rai import quiet, ry
+
+BASE = np.array([0.0, -0.2, 0.65])
+"""Position of the robot's base in the world frame, m; the arm looks along +y."""
+GRIPPER = "l_gripper"
+JOINT_LOW = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, 0.5, -2.8973])
+JOINT_HIGH = np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.0, 2.8973])
+"""Joint limits of rai's model, rad. They are the real arm's but for joint 6, which is tighter."""
+FINGER_GAP = 0.012
+"""Distance in m of each finger from the gripper's centre: closed around a tool."""
+
+_MESH_FRAMES = {
+    "link0": "l_panda_link0",
+    **{f"link{i}": f"l_panda_joint{i}" for i in range(1, 8)},
+    "hand": "l_panda_hand_joint",
+    "leftfinger": "l_panda_finger_joint1",
+    "rightfinger": "l_panda_rightfinger_0",
+}
+LINK_FRAMES = tuple(_MESH_FRAMES[link] for link in ROBOT_LINKS)
+
+# Of the inverse kinematics.
+_AXIS = {"x": ry.FS.vectorX, "y": ry.FS.vectorY, "z": ry.FS.vectorZ}
+_RADIUS = 0.2  # m of position error that one radian of direction error is worth
+_ITERATIONS = 20
+_TOLERANCE = 1e-4  # m
+_LARGEST_STEP = 0.1  # m
+_DAMPING = 1e-5
+_REST_GAIN = 0.1
+
+
+def load_panda(bodies: Sequence[Body], meshes: bool = True) -> ry.Config:
+    """The arm on its table with ``bodies`` around it, as a rai configuration.
+
+    A body named ``table`` shapes the table that rai's scene already has; every other one becomes a
+    frame of its own. Where ``meshes`` is False, the arm has no shapes but rai's collision capsules.
+    """
+    with quiet():
+        config = ry.Config()
+        config.addFile(ry.raiPath("scenarios/pandaSingle.g"))
+        for name in LINK_FRAMES:
+            frame = config.getFrame(name)
+            if meshes:
+                # The visual meshes take no part in contacts: their hulls cost memory and time.
+                frame.setAttributes({"simulate": False})
+            else:
+                frame.setShape(ry.ST.marker, [0.1])
+        for name, side in (("l_panda_finger_joint1", 1.0), ("l_panda_finger_joint2", -1.0)):
+            config.getFrame(name).setRelativePosition([0.0, side * FINGER_GAP, 0.0])
+        for body in bodies:
+            _add_body(config, body)
+    return config
+
+
+def _add_body(config: ry.Config, body: Body) -> None:
+    known = body.name in config.getFrameNames()
+    if known:
+        frame = config.getFrame(body.name)
+    else:
+        parent = GRIPPER if body.parent else "world" if body.mass is None else ""
+        frame = config.addFrame(body.name, parent)
+        if body.parent:
+            frame.setRelativePose(list(body.pose))
+        else:
+            frame.setPose(list(body.pose))
+    if body.shape == "box":
+        if body.bevel > 0:
+            frame.setShape(ry.ST.ssBox, [*body.size, body.bevel])
+        else:
+            frame.setShape(ry.ST.box, [*body.size])
+    elif body.bevel > 0:
+        frame.setShape(ry.ST.ssCylinder, [*body.size, body.bevel])
+    else:
+        frame.setShape(ry.ST.cylinder, [*body.size])
+    frame.setAttributes({"friction": body.friction, "simulate": body.solid})
+    if body.mass is not None:
+        frame.setMass(body.mass)
+
+
+class Kinematics:
+    """Forward and inverse kinematics of the tool that the gripper holds.
+
+    The tool frame is fixed to the gripper; ``tool`` is its position there, with the gripper's axes.
+    """
+
+    def __init__(self, tool: Sequence[float]) -> None:
+        self._config = load_panda((), meshes=False)
+        self._frame = self._config.addFrame("tool", GRIPPER).setRelativePosition(list(tool))
+        names = self._config.getFrameNames()
+        self._rows = [names.index(name) for name in (*LINK_FRAMES, "tool")]
+
+    def tool_pose(self, q: Array) -> Array:
+        """Pose (7,) of the tool frame, world frame, at joint positions ``q`` (7,) in rad."""
+        self._config.setJointState(q)
+        return self._frame.getPose()
+
+    def poses(self, q: Array) -> tuple[Array, Array]:
+        """Poses of the tool frame (7,) and of the links (11, 7), world frame, at ``q`` (7,)."""
+        self._config.setJointState(q)
+        frames = self._config.getFrameState()[self._rows]
+        return frames[-1], frames[:-1]
+
+    def solve(
+        self, start: Array, position: Array, axes: Mapping[str, Array], rest: Array
+    ) -> Array:
+        """Joint positions (7,) that bring the tool to a position and its axes to directions.
+
+        Damped least squares from ``start``, within the joint limits; what freedom remains pulls
+        toward ``rest``. Where the target is out of reach, the nearest that was found.
+
+        Args:
+            start: Joint positions (7,) to begin from, rad.
+            position: Wanted position (3,) of the tool, world frame, m.
+            axes: Wanted unit directions (3,), world frame, of the tool's "x", "y" or "z" axis.
+            rest: Joint positions (7,) that the redundancy is drawn to, rad.
+        """
+        features = [(ry.FS.position, np.asarray(position), 1.0)]
+        features += [(_AXIS[name], np.asarray(axis), _RADIUS) for name, axis in axes.items()]
+        q = np.array(start, dtype=float)
+        best, best_error = q, np.inf
+        for _ in range(_ITERATIONS):
+            self._config.setJointState(q)
+            residuals, jacobians = [], []
+            for feature, target, scale in features:
+                value, jacobian = self._config.eval(feature, ["tool"])
+                residuals.append(scale * (target - value))
+                jacobians.append(scale * jacobian)
+            residual, jacobian = np.concatenate(residuals), np.concatenate(jacobians)
+            error = float(np.abs(residual).max())
+            if error < best_error:
+                best, best_error = q, error
+            if error < _TOLERANCE:
+                break
+            residual *= min(1.0, _LARGEST_STEP / error)
+            # The damping is a length: it bounds joint motion where the arm is near a singularity.
+            gain = jacobian.T @ np.linalg.inv(
+                jacobian @ jacobian.T + _DAMPING * np.eye(len(residual))
+            )
+            free = rest - q
+            free -= gain @ (jacobian @ free)
+            q = np.clip(q + gain @ residual + _REST_GAIN * free, JOINT_LOW, JOINT_HIGH)
+        return best
+

@@ -1,0 +1,115 @@
+"""The simulated robot: rai's PhysX, one control period at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from komo_envs.scene import IDENTITY, Array, Body
+from komo_envs.worlds.base import CONTROL_PERIOD, WorldState
+from komo_envs.worlds.panda import GRIPPER, LINK_FRAMES, load_panda
+from komo_envs.worlds.rai import SimulationError, quiet, ry
+
+PHYSICS_STEP = 0.005
+"""Seconds of one physics step. At 10 ms and above a pushed puck no longer moves as it should."""
+SUBSTEPS = round(CONTROL_PERIOD / PHYSICS_STEP)
+
+_orphans: list[object] = []
+
+
+class PhysxWorld:
+    """One PhysX simulation in this process. Only one may be alive in a process at a time.
+
+    rai's PhysX frees the materials of *all* simulations when one of them is dropped, which crashes
+    the process sooner or later; ``komo_envs.worlds.make_simulation`` keeps that rule.
+    """
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._config: ry.Config | None = None
+        self._simulation: ry.Simulation | None = None
+        self._layout: tuple[Body, ...] = ()
+        self._pid = os.getpid()
+
+    def reset(self, q: Array, bodies: Sequence[Body]) -> WorldState:
+        """Set the arm to ``q`` (7,) at rest, and every body to its initial pose.
+
+        Raises:
+            SimulationError: rai refused the scene.
+        """
+        # Only a new simulation starts from exactly the same state again; it takes under a
+        # millisecond. The old one goes first, since two must never be alive.
+        self._simulation = None
+        layout = tuple(replace(body, pose=IDENTITY) for body in bodies)
+        if self._config is None or layout != self._layout:
+            self._config = load_panda(bodies)
+            self._layout = layout
+            frames = self._config.getFrames()
+            names = [frame.name for frame in frames]
+            self._initial_frames = self._config.getFrameState()
+            self._links = [names.index(name) for name in (*LINK_FRAMES, GRIPPER)]
+            self._bodies = [names.index(body.name) for body in bodies]
+            self._free_names = [body.name for body in bodies if body.mass is not None]
+        with quiet():
+            self._config.setFrameState(self._initial_frames)
+            self._config.setJointState(q)
+            for body in bodies:
+                if body.parent is None:
+                    self._config.getFrame(body.name).setPose(list(body.pose))
+            self._simulation = ry.Simulation(
+                self._config, ry.SimulationEngine.physx, verbose=0
+            )
+        free = [frame.name for frame in self._simulation.getFreeFrames()]
+        self._free = [free.index(name) for name in self._free_names]
+        self._moving = [i for i, body in enumerate(bodies) if body.mass is not None]
+        self._reference = np.array(q, dtype=float)
+        self._time = 0.0
+        return self._state()
+
+    def step(self, reference: Array) -> WorldState:
+        """Move for one control period, so that the arm is at ``reference`` (7,), rad, at its end.
+
+        Raises:
+            SimulationError: the world was not reset, or rai refused.
+        """
+        if self._simulation is None:
+            raise SimulationError("step before reset")
+        step = np.asarray(reference, dtype=float) - self._reference
+        # The joint drives (stiffness 1000, damping 100, no velocity target) trail a moving
+        # reference by damping / stiffness = 0.1 s. Leading it by as much takes the lag out.
+        lead = step * (0.1 / CONTROL_PERIOD)
+        with quiet():
+            for i in range(1, SUBSTEPS + 1):
+                target = self._reference + step * (i / SUBSTEPS) + lead
+                self._simulation.step(target, PHYSICS_STEP, ry.ControlMode.position)
+        self._reference = self._reference + step
+        self._time += CONTROL_PERIOD
+        return self._state()
+
+    def close(self) -> None:
+        """Free the simulation, and this process for another one. The world is of no more use."""
+        if os.getpid() != self._pid:
+            # In a forked child the simulation's worker thread does not exist, and waiting for it
+            # in the destructor would never end. The child's copy is left to the system.
+            _orphans.append(self._simulation)
+        self._simulation = None
+        self.closed = True
+
+    def _state(self) -> WorldState:
+        assert self._config is not None and self._simulation is not None
+        frames = self._config.getFrameState()
+        sim = self._simulation.getState()
+        velocities = np.zeros((len(self._bodies), 6))
+        velocities[self._moving] = sim.freeVel[self._free].reshape(-1, 6)
+        return WorldState(
+            time=self._time,
+            q=sim.q,
+            qdot=sim.qDot,
+            link_poses=frames[self._links[:-1]],
+            gripper_pose=frames[self._links[-1]],
+            body_poses=frames[self._bodies],
+            body_velocities=velocities,
+        )
