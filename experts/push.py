@@ -1,0 +1,248 @@
+"""The expert of the push task: KOMO plans the approach and the push, feedback steers the puck."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from experts.planning import Plan, Problem
+from komo_envs.env import KomoEnv
+from komo_envs.scene import Array
+from komo_envs.tasks.push import PUCK_HEIGHT, PUCK_RADIUS, STICK_RADIUS, TABLE_TOP, Push
+from komo_envs.worlds import CONTROL_PERIOD
+from komo_envs.worlds.panda import GRIPPER, load_panda
+from komo_envs.worlds.rai import quiet, ry
+
+CONTACT = PUCK_RADIUS + STICK_RADIUS
+"""m between the axes of puck and stick when they touch."""
+PUSH_HEIGHT = TABLE_TOP + 0.012
+"""Height in m of the stick's tip while it pushes."""
+CLEAR_HEIGHT = TABLE_TOP + PUCK_HEIGHT + 0.02
+"""Height in m of the tip above which it passes over the puck."""
+TOOL_SPEED = {"approach": 0.45, "push": 0.18, "retreat": 0.45}
+"""Limits in m/s; a puck pushed at 0.5 m/s slides on out of control."""
+JOINT_SPEED = 0.9  # rad/s, a little under the env's limit, so that it never bends a path
+PUSH_ACCELERATION = 0.4  # m/s^2 of the puck, at both ends of a push
+LOOKAHEAD = 0.06  # m
+LARGEST_TURN = 0.6  # rad by which the stick is set beside the heading
+TOLERANCE = 0.002  # m before the target at which a push is over
+GOOD_ENOUGH = 0.006  # m from the target at which no other push would better it
+LOST_ANGLE = 1.0  # rad between the push and the stick's side of the puck: it has slipped off
+LOST_GAP = 0.04  # m between stick and puck
+
+
+class PushExpert:
+    """A closed-loop expert: it plans, executes, and plans again where the puck is not as planned.
+
+    KOMO optimises one joint path through three phases: approach (over the puck and down behind
+    it), push (in a straight line), retreat. The approach is executed as planned. During the push
+    the stick stays behind the puck as seen from the target, wherever the puck has gone, at the
+    planned posture. When the stick has lost the puck, the expert lifts it, and plans again.
+    """
+
+    name = "expert"
+    privileged = True
+
+    def __init__(self) -> None:
+        self.failure: str | None = None
+        """Why the episode cannot be solved, once that is known."""
+        self.plan_seconds: list[float] = []
+        """Wall time of every plan made so far."""
+        self._env: KomoEnv | None = None
+        self._config = load_panda((), meshes=False)
+        with quiet():
+            self._config.addFrame("tip", GRIPPER).setRelativePosition(list(Push.tool))
+
+    def attach(self, env: gym.Env[Any, Any]) -> None:
+        """Give the expert the env whose true state it sees.
+
+        Raises:
+            ValueError: the env's task is not push.
+        """
+        unwrapped = env.unwrapped
+        if not isinstance(unwrapped, KomoEnv) or not isinstance(unwrapped.task, Push):
+            raise ValueError(f"env: {env} is not a push task")
+        self._env = unwrapped
+        self._plan: Plan | None = None
+
+    def predict(
+        self,
+        obs: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[Array, Any]:
+        """The next action of the attached env, in its control mode; ``obs`` is not looked at."""
+        env = self._attached()
+        assert env.state is not None
+        if env.state.time == 0.0:
+            self._plan, self.failure = None, None
+        if self._plan is None and self.failure is None:
+            self._begin(self.plan(env))
+        q = env.controller.command if self._plan is None else self._next(env)
+        return env.controller.encode(q), None
+
+    def plan(self, env: gym.Env[Any, Any]) -> Plan:
+        """Plan from the env's present state: the way behind the puck, the push, the retreat."""
+        unwrapped = env.unwrapped
+        assert isinstance(unwrapped, KomoEnv)
+        puck, target = _puck(unwrapped), np.array(unwrapped.scene["target"])
+        d = _direction(puck, target)
+        n = np.array([-d[1], d[0]])
+        start = puck - CONTACT * d
+        end = target - CONTACT * d
+        tip = unwrapped.controller.ee_command
+
+        problem = Problem(
+            self._config, unwrapped.controller.command, ("approach", "push", "retreat")
+        )
+        position, vertical, joints = ry.FS.position, ry.FS.vectorZ, ry.FS.qItself
+        along, across, up = [[*(10 * d), 0]], [[*(10 * n), 0]], [[0, 0, 10]]
+        above = -np.array(up)
+        problem.equality("stick vertical", [], vertical, ["tip"], [[10, 0, 0], [0, 10, 0]])
+        problem.inequality(
+            "tip above the table", [], position, ["tip"], above, [0, 0, TABLE_TOP + 0.008]
+        )
+        if tip[2] < CLEAR_HEIGHT and np.linalg.norm(tip[:2] - puck) < CONTACT + 0.05:
+            problem.equality(
+                "lift straight off", [0, 0.25], position, ["tip"], [[10, 0, 0], [0, 10, 0]], tip
+            )
+        problem.inequality(
+            "pass over the puck", [0.3, 0.7], position, ["tip"], above, [0, 0, CLEAR_HEIGHT]
+        )
+        problem.equality(
+            "come down in the line of the push", [0.75, 1], position, ["tip"], across, [*start, 0]
+        )
+        problem.inequality(
+            "come down behind the puck",
+            [0.75, 0.9],
+            position,
+            ["tip"],
+            along,
+            [*(start - 0.02 * d), 0],
+        )
+        problem.equality("touch", [1], position, ["tip"], 10, [*start, PUSH_HEIGHT])
+        problem.equality(
+            "push straight", [1, 2], position, ["tip"], across + up, [*start, PUSH_HEIGHT]
+        )
+        problem.equality("reach the target", [2], position, ["tip"], 10, [*end, PUSH_HEIGHT])
+        problem.equality("stop at the target", [2], joints, [], 1, order=1)
+        problem.equality(
+            "leave in the line of the push", [2, 2.3], position, ["tip"], across, [*end, 0]
+        )
+        problem.inequality(
+            "leave the puck", [3], position, ["tip"], along, [*(end - 0.04 * d), 0]
+        )
+        problem.inequality("rise", [3], position, ["tip"], above, [0, 0, CLEAR_HEIGHT + 0.01])
+        problem.equality("stop", [3], joints, [], 1, order=1)
+        return problem.solve("tip", TOOL_SPEED, JOINT_SPEED, stops=("push", "retreat"))
+
+    def _begin(self, plan: Plan) -> None:
+        self.plan_seconds.append(plan.solve_seconds)
+        if not plan.feasible:
+            self.failure = "no feasible plan"
+            return
+        env = self._attached()
+        self._plan = plan
+        self._phase = "approach"
+        self._clock = 0.0
+        self._planned_puck = _puck(env)
+        self._speed = TOOL_SPEED["push"] / 2
+
+    def _next(self, env: KomoEnv) -> Array:
+        """The next joint reference (7,), in the phase that the puck and the stick are in."""
+        plan = self._plan
+        assert plan is not None
+        puck, target = _puck(env), np.array(env.scene["target"])
+        if self._phase == "approach":
+            if np.linalg.norm(puck - self._planned_puck) > 0.01:
+                return self._replan(env)
+            self._clock += CONTROL_PERIOD
+            if self._clock < plan.end_time("approach"):
+                return plan.at(self._clock)
+            self._phase = "push"
+        if self._phase == "push":
+            if (target - puck) @ _direction(self._planned_puck, target) > TOLERANCE:
+                if self._lost(env, puck):
+                    return self._replan(env)
+                return self._push(env, plan, puck, target)
+            self._phase = "retreat"
+            self._clock = plan.end_time("push")
+        self._clock += CONTROL_PERIOD
+        if self._clock >= plan.times[-1] and not self._done(env):
+            return self._replan(env)
+        return plan.at(self._clock)
+
+    def _push(self, env: KomoEnv, plan: Plan, puck: Array, target: Array) -> Array:
+        """Move the stick to where it touches the puck from behind once the puck has gone on.
+
+        The puck is steered like a car: toward a point of the planned line, ``LOOKAHEAD`` beyond
+        the puck. It goes about where the stick's side of it faces; while the stick travels from
+        its present side to the next one, that is their mean, so the next one mirrors the present
+        one at the heading.
+        """
+        line = _direction(self._planned_puck, target)
+        left = float((target - puck) @ line)
+        self._speed = min(
+            self._speed + PUSH_ACCELERATION * CONTROL_PERIOD,
+            TOOL_SPEED["push"],
+            np.sqrt(2 * PUSH_ACCELERATION * left),
+        )
+        advance = min(self._speed * CONTROL_PERIOD, left)
+        heading = _direction(puck, target + (LOOKAHEAD - left) * line)
+        side = _direction(env.controller.coordinates(env.state.q)[:2], puck)
+        turn = np.clip(_angle(side, heading), -LARGEST_TURN, LARGEST_TURN)
+        contact = puck + advance * heading - CONTACT * _rotate(heading, turn)
+        tip = np.array([*contact, PUSH_HEIGHT])
+        first, last = plan.ends["approach"], plan.ends["push"] + 1
+        nearest = first + np.argmin(np.linalg.norm(plan.tool[first:last] - tip, axis=1))
+        position, axes = env.task.tool_target(tip)
+        return env.controller.kinematics.solve(
+            env.controller.command, position, axes, rest=plan.path[nearest]
+        )
+
+    def _lost(self, env: KomoEnv, puck: Array) -> bool:
+        """Whether the stick is no longer behind the puck."""
+        tip = env.controller.ee_command[:2]
+        turn = _angle(_direction(tip, puck), _direction(self._planned_puck, env.scene["target"]))
+        gap = np.linalg.norm(puck - tip) - CONTACT
+        return bool(abs(turn) > LOST_ANGLE or gap > LOST_GAP)
+
+    def _done(self, env: KomoEnv) -> bool:
+        """Whether the puck is where another push would not better it."""
+        return bool(np.linalg.norm(_puck(env) - env.scene["target"]) < GOOD_ENOUGH)
+
+    def _replan(self, env: KomoEnv) -> Array:
+        self._plan = None
+        self._begin(self.plan(env))
+        return env.controller.command if self._plan is None else self._next(env)
+
+    def _attached(self) -> KomoEnv:
+        if self._env is None:
+            raise RuntimeError("the expert sees no env yet: call attach(env) first")
+        return self._env
+
+
+def _puck(env: KomoEnv) -> Array:
+    """Position (2,) of the puck's centre, m."""
+    assert env.state is not None
+    return env.state.body_poses[2, :2]
+
+
+def _direction(start: Array, end: Array) -> Array:
+    """Unit vector (2,) from one point to another."""
+    offset = np.subtract(end, start)
+    return offset / max(float(np.linalg.norm(offset)), 1e-9)
+
+
+def _angle(start: Array, end: Array) -> float:
+    """Signed angle in rad from one direction (2,) to another."""
+    return float(np.arctan2(start[0] * end[1] - start[1] * end[0], start @ end))
+
+
+def _rotate(direction: Array, angle: float) -> Array:
+    """A direction (2,) turned by an angle in rad."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([c * direction[0] - s * direction[1], s * direction[0] + c * direction[1]])
