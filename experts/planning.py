@@ -158,9 +158,7 @@ class Problem:
             feasible=bool(result.feasible) and bool(np.isfinite(path).all()),
             phases=self._phases,
             waypoints={phase: positions[row] for phase, row in ends.items()},
-            objectives={
-                name: float(report[f"o{i}"]["err"]) for i, name in enumerate(self._names)
-            },
+            objectives={name: float(report[f"o{i}"]["err"]) for i, name in enumerate(self._names)},
             path=path,
             tool=positions,
             times=time_path(path, positions, limits, joint_speed, still),

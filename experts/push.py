@@ -31,6 +31,9 @@ TOLERANCE = 0.002  # m before the target at which a push is over
 GOOD_ENOUGH = 0.006  # m from the target at which no other push would better it
 LOST_ANGLE = 1.0  # rad between the push and the stick's side of the puck: it has slipped off
 LOST_GAP = 0.04  # m between stick and puck
+LOST_HEIGHT = 0.012  # m of the tip above where it pushes: it may stand on the puck
+MOVED = 0.01  # m by which the puck has moved before it was pushed
+ASTRAY = 0.03  # m between the commanded tip and its plan: someone else has moved it
 
 
 class PushExpert:
@@ -76,7 +79,6 @@ class PushExpert:
     ) -> tuple[Array, Any]:
         """The next action of the attached env, in its control mode; ``obs`` is not looked at."""
         env = self._attached()
-        assert env.state is not None
         if env.state.time == 0.0:
             self._plan, self.failure = None, None
         if self._plan is None and self.failure is None:
@@ -132,9 +134,7 @@ class PushExpert:
         problem.equality(
             "leave in the line of the push", [2, 2.3], position, ["tip"], across, [*end, 0]
         )
-        problem.inequality(
-            "leave the puck", [3], position, ["tip"], along, [*(end - 0.04 * d), 0]
-        )
+        problem.inequality("leave the puck", [3], position, ["tip"], along, [*(end - 0.04 * d), 0])
         problem.inequality("rise", [3], position, ["tip"], above, [0, 0, CLEAR_HEIGHT + 0.01])
         problem.equality("stop", [3], joints, [], 1, order=1)
         return problem.solve("tip", TOOL_SPEED, JOINT_SPEED, stops=("push", "retreat"))
@@ -157,7 +157,9 @@ class PushExpert:
         assert plan is not None
         puck, target = _puck(env), np.array(env.scene["target"])
         if self._phase == "approach":
-            if np.linalg.norm(puck - self._planned_puck) > 0.01:
+            planned = env.controller.coordinates(plan.at(self._clock))
+            astray = np.linalg.norm(env.controller.ee_command - planned)
+            if np.linalg.norm(puck - self._planned_puck) > MOVED or astray > ASTRAY:
                 return self._replan(env)
             self._clock += CONTROL_PERIOD
             if self._clock < plan.end_time("approach"):
@@ -205,10 +207,11 @@ class PushExpert:
 
     def _lost(self, env: KomoEnv, puck: Array) -> bool:
         """Whether the stick is no longer behind the puck."""
-        tip = env.controller.ee_command[:2]
-        turn = _angle(_direction(tip, puck), _direction(self._planned_puck, env.scene["target"]))
-        gap = np.linalg.norm(puck - tip) - CONTACT
-        return bool(abs(turn) > LOST_ANGLE or gap > LOST_GAP)
+        tip = env.controller.coordinates(env.state.q)
+        side = _direction(tip[:2], puck)
+        turn = _angle(side, _direction(self._planned_puck, env.scene["target"]))
+        gap = np.linalg.norm(puck - tip[:2]) - CONTACT
+        return bool(abs(turn) > LOST_ANGLE or gap > LOST_GAP or tip[2] > PUSH_HEIGHT + LOST_HEIGHT)
 
     def _done(self, env: KomoEnv) -> bool:
         """Whether the puck is where another push would not better it."""
@@ -227,7 +230,6 @@ class PushExpert:
 
 def _puck(env: KomoEnv) -> Array:
     """Position (2,) of the puck's centre, m."""
-    assert env.state is not None
     return env.state.body_poses[2, :2]
 
 

@@ -1,10 +1,14 @@
 """Gymnasium environments for manipulation without grasping. Importing this registers their ids."""
 
+from typing import Any
+
 from gymnasium.envs.registration import register
 
-_ENTRY_POINT = "komo_envs.env:KomoEnv"
-_PUSH = {"entry_point": _ENTRY_POINT, "max_episode_steps": 150}
+_PUSH: dict[str, dict[str, Any]] = {
+    "KomoPush-v0": {"task": "push"},
+    "KomoPushPixels-v0": {"task": "push", "obs_mode": "rgb"},
+    "KomoPushFixed-v0": {"task": "push-fixed"},
+}
 
-register("KomoPush-v0", kwargs={"task": "push"}, **_PUSH)
-register("KomoPushPixels-v0", kwargs={"task": "push", "obs_mode": "rgb"}, **_PUSH)
-register("KomoPushFixed-v0", kwargs={"task": "push-fixed"}, **_PUSH)
+for _id, _kwargs in _PUSH.items():
+    register(_id, "komo_envs.env:KomoEnv", max_episode_steps=150, kwargs=_kwargs)

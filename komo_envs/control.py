@@ -25,7 +25,9 @@ class Controller:
     - ``ee_delta``: their change from the last command, in [-1, 1] times ``EndEffector.step``.
 
     Whatever the mode, the reference moves by at most ``MAX_JOINT_SPEED`` and stays where the task
-    calls the arm safe: a step that would leave is shortened, to nothing if need be.
+    calls the arm safe: a step that would leave is shortened, to nothing if need be. In ``ee`` too,
+    no coordinate changes by more than ``EndEffector.step`` at once: a far target is approached in
+    a straight line.
     """
 
     def __init__(self, task: Task, mode: str) -> None:
@@ -80,8 +82,11 @@ class Controller:
             wanted = action
         else:
             if self.mode == "ee_delta":
-                action = self._ee_command + np.clip(action, -1.0, 1.0) * self._ee.step
-            wanted = self.solve(np.clip(action, self._ee.low, self._ee.high))
+                step = np.clip(action, -1.0, 1.0) * self._ee.step
+            else:
+                step = action - self._ee_command
+                step /= max(1.0, float(np.abs(step / self._ee.step).max()))
+            wanted = self.solve(np.clip(self._ee_command + step, self._ee.low, self._ee.high))
         self._set_command(self._limited(np.clip(wanted, JOINT_LOW, JOINT_HIGH)))
         return self._command
 

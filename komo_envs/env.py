@@ -18,7 +18,7 @@ from komo_envs.viewer import Viewer
 from komo_envs.worlds import CONTROL_PERIOD, World, WorldState, make_simulation
 from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW
 
-OBS_MODES = {
+OBS_MODES: dict[str, tuple[str, ...]] = {
     "state": (),
     "rgb": ("pixels",),
     "depth": ("depth",),
@@ -44,16 +44,17 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     (0, -0.2) and the table top is at z = 0.65. Metres, radians, seconds.
 
     ## Action Space
-    A ``Box`` of float32. Any finite action is safe: the joint reference moves at 1 rad/s at most
-    and never leaves the task's workspace. ``control_mode`` selects what the numbers mean:
+    A ``Box`` of float32. Any finite action is safe: joints are moved at 1 rad/s at most, the tip
+    at 0.5 m/s along each axis, and neither leaves the task's workspace. ``control_mode`` selects
+    what the numbers mean:
 
-    | mode               | shape | meaning                                         | range           |
-    | ------------------ | ----- | ----------------------------------------------- | --------------- |
-    | ``ee`` (default)   | (3,)  | x of the stick's tip, m                         | -0.70 to 0.70   |
-    |                    |       | y of the stick's tip, m                         | -0.10 to 0.60   |
-    |                    |       | z of the stick's tip, m                         | 0.658 to 0.95   |
-    | ``joint``          | (7,)  | absolute joint positions, rad                   | joint limits    |
-    | ``ee_delta``       | (3,)  | change of x, y, z since the last command, 5 cm  | -1 to 1         |
+    | mode             | shape | meaning                                        | range         |
+    | ---------------- | ----- | ---------------------------------------------- | ------------- |
+    | ``ee`` (default) | (3,)  | x of the stick's tip, m                        | -0.70 to 0.70 |
+    |                  |       | y of the stick's tip, m                        | -0.10 to 0.60 |
+    |                  |       | z of the stick's tip, m                        | 0.658 to 0.95 |
+    | ``joint``        | (7,)  | absolute joint positions, rad                  | joint limits  |
+    | ``ee_delta``     | (3,)  | change of x, y, z since the last command, 5 cm | -1 to 1       |
 
     ## Observation Space
     With ``obs_mode="state"``, a goal dict of float32 (privileged: only a simulator knows it all):
@@ -95,13 +96,13 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     | `reach`    | 0 with the tip at the puck, down to -0.25 far from it          |
     | `success`  | 1 on success                                                   |
 
-    ``compute_reward(achieved_goal, desired_goal, info)`` gives the same for goals of any batch
-    shape, for hindsight relabelling.
+    With ``obs_mode="state"``, ``compute_reward(achieved_goal, desired_goal, info)`` gives the same
+    for one pair of goals or a batch of them, for hindsight relabelling.
 
     ## Starting State
     The arm starts at its home position, the tip at (0, 0.2, 0.77). Start and target are uniform
-    over the table between 0.40 and 0.66 m from the base and up to 1 rad to either side, 8 to 40 cm
-    apart. ``reset(options={"scene": {"puck": [x, y], "target": [x, y]}})`` sets them. In
+    over the table between 0.40 and 0.66 m from the base and up to 0.8 rad to either side, 8 to
+    40 cm apart. ``reset(options={"scene": {"puck": [x, y], "target": [x, y]}})`` sets them. In
     ``KomoPushFixed-v0`` the target is always at (0.3, 0.15).
 
     ## Episode End
@@ -172,15 +173,31 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
 
         self.controller = Controller(self.task, control_mode)
         self.action_space = self.controller.action_space
-        self.observation_space = self._make_observation_space()
+        self._vectors = self._vector_spaces()
+        self.observation_space = spaces.Dict({**self._picture_spaces(), **self._vectors})
+
+        if obs_mode == "state":
+            # Other libraries take whatever has this method for a goal env.
+            self.compute_reward = self._compute_reward
 
         self.world: World | None = None
         self.renderer = Renderer()
         self._viewer: Viewer | None = None
-        self.state: WorldState | None = None
+        self._state: WorldState | None = None
         self.scene: Scene = {}
         self.bodies: tuple[Body, ...] = ()
         self._success_steps = 0
+
+    @property
+    def state(self) -> WorldState:
+        """The present state of robot and bodies.
+
+        Raises:
+            RuntimeError: the env has not been reset.
+        """
+        if self._state is None:
+            raise RuntimeError("the env is not running: call reset first")
+        return self._state
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -207,16 +224,14 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self.scene = scene
         self.bodies = self.task.bodies(scene)
         self.controller.reset(self.task.home)
-        self.state = self.world.reset(self.task.home, self.bodies)
+        self._state = self.world.reset(self.task.home, self.bodies)
         self._success_steps = 0
         observation, _, info = self._evaluate()
         if self.render_mode == "human":
             self.render()
         return observation, info
 
-    def step(
-        self, action: np.ndarray
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Follow ``action`` for a tenth of a second.
 
         Raises:
@@ -224,10 +239,10 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
                 Nothing has moved, and the episode can go on.
             RuntimeError: the env has not been reset, or the simulator failed: reset it.
         """
-        if self.world is None or self.state is None:
-            raise RuntimeError("step: call reset first")
+        if self.world is None:
+            raise RuntimeError("the env is not running: call reset first")
         reference = self.controller.reference(self.controller.check(action))
-        self.state = self.world.step(reference)
+        self._state = self.world.step(reference)
         observation, reward, info = self._evaluate()
         self._success_steps = self._success_steps + 1 if info["is_success"] else 0
         terminated = self._success_steps * CONTROL_PERIOD >= HOLD_TIME
@@ -235,31 +250,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             self.render()
         return observation, reward, terminated, False, info
 
-    def compute_reward(
-        self,
-        achieved_goal: np.ndarray,
-        desired_goal: np.ndarray,
-        info: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-    ) -> Any:
-        """The reward of achieved goals (..., G) when desired goals (..., G) are wanted.
-
-        Equals the reward of ``step`` for the goals of its observation and its info. The dense
-        terms that do not depend on goals are taken from ``info``, a dict or one for each goal.
-        """
-        if self.reward_mode == "sparse":
-            reward = self.task.is_success(achieved_goal, desired_goal) - np.float64(1)
-        else:
-            goal_terms = self.task.goal_reward_terms(achieved_goal, desired_goal)
-            infos = [info] if isinstance(info, Mapping) else info
-            others = [
-                sum(value for name, value in i["reward_terms"].items() if name not in goal_terms)
-                for i in infos
-            ]
-            other = others[0] if isinstance(info, Mapping) else np.array(others)
-            reward = sum(goal_terms.values()) + other
-        return float(reward) if np.ndim(reward) == 0 else reward
-
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """The scene as uint8 (H, W, 3) of ``render_size``, or shown in a window in human mode.
 
         Raises:
@@ -280,8 +271,6 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self, cameras: Sequence[Camera], size: tuple[int, int], shadows: bool = False
     ) -> list[Image]:
         """RGB, depth and segmentation of the present state, from any cameras at any size."""
-        if self.state is None:
-            raise RuntimeError("render: call reset first")
         self.renderer.set_bodies(self.bodies)
         return self.renderer.render(
             self.state.link_poses, self.state.body_poses, cameras, size, shadow=shadows
@@ -296,22 +285,44 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             self._viewer.close()
             self._viewer = None
         self.renderer.close()
-        self.state = None
+        self._state = None
 
     def proprioception(self) -> Array:
         """What the robot knows of itself (P,): q, commanded q, end-effector, commanded one."""
-        assert self.state is not None
         q, command = self.state.q, self.controller.command
         ee = self.controller.coordinates(q)
         return np.concatenate([q, command, ee, self.controller.ee_command])
 
+    def _compute_reward(
+        self,
+        achieved_goal: np.ndarray,
+        desired_goal: np.ndarray,
+        info: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    ) -> Any:
+        """The reward of achieved goals (..., G) when desired goals (..., G) are wanted.
+
+        Equals the reward of ``step`` for the goals of its observation and its info. The dense
+        terms that do not depend on goals are taken from ``info``, a dict or one for each goal.
+        """
+        if self.reward_mode == "sparse":
+            reward = self.task.is_success(achieved_goal, desired_goal) - np.float64(1)
+        else:
+            goal_terms = self.task.goal_reward_terms(achieved_goal, desired_goal)
+            infos = [info] if isinstance(info, Mapping) else info
+            others = [
+                sum(value for name, value in i["reward_terms"].items() if name not in goal_terms)
+                for i in infos
+            ]
+            other = others[0] if isinstance(info, Mapping) else np.array(others)
+            reward = np.sum(list(goal_terms.values()), axis=0) + other
+        return float(reward) if np.ndim(reward) == 0 else reward
+
     def _evaluate(self) -> tuple[Observation, float, dict[str, Any]]:
         """Observation, reward and info of the present state."""
-        assert self.state is not None
         achieved = self.task.achieved_goal(self.state)
         desired = self.task.desired_goal(self.scene)
         proprioception = self.proprioception()
-        terms = {
+        terms: dict[str, Any] = {
             **self.task.goal_reward_terms(achieved, desired),
             **self.task.other_reward_terms(
                 self.state, self.controller.kinematics.tool_pose(self.state.q)[:3]
@@ -323,9 +334,9 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             "reward_terms": {name: float(value) for name, value in terms.items()},
             "scene": copy.deepcopy(self.scene),
         }
-        reward = self.compute_reward(achieved, desired, info)
+        reward = self._compute_reward(achieved, desired, info)
         if self.obs_mode == "state":
-            observation = {
+            vectors = {
                 "observation": np.concatenate(
                     [proprioception, self.state.qdot, self.task.privileged(self.state)]
                 ),
@@ -333,16 +344,18 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
                 "desired_goal": desired,
             }
         else:
-            observation = {
-                **self._pictures(),
-                "agent_pos": proprioception,
-                "goal": self.task.command(self.scene),
-            }
-        return self._within_bounds(observation), reward, info
+            vectors = {"agent_pos": proprioception, "goal": self.task.command(self.scene)}
+        observation = self._pictures()
+        for key, space in self._vectors.items():
+            # Inside its space, whatever the simulation did.
+            observation[key] = np.clip(vectors[key].astype(np.float32), space.low, space.high)
+        return observation, reward, info
 
     def _pictures(self) -> Observation:
+        if self.obs_mode == "state":
+            return {}
         images = self.take_pictures(self.cameras, self.image_size, self.shadows)
-        values = {
+        values: dict[str, list[np.ndarray]] = {
             "pixels": [image.rgb for image in images],
             "depth": [image.depth for image in images],
         }
@@ -354,47 +367,38 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             return values[0]
         return {camera.name: value for camera, value in zip(self.cameras, values, strict=True)}
 
-    def _within_bounds(self, observation: Observation) -> Observation:
-        """Float vectors in float32 and, whatever the simulation did, inside their space."""
-        bounded = dict(observation)
-        for key, space in self.observation_space.spaces.items():
-            if isinstance(space, spaces.Box) and space.dtype == np.float32 and len(space.shape) == 1:
-                value = np.asarray(observation[key], dtype=np.float32)
-                bounded[key] = np.clip(value, space.low, space.high)
-        return bounded
-
-    def _make_observation_space(self) -> spaces.Dict:
-        ee, task = self.task.end_effector, self.task
+    def _vector_spaces(self) -> dict[str, spaces.Box]:
+        task, size = self.task, len(self.task.end_effector.names)
         joint_low, joint_high = JOINT_LOW - 0.5, JOINT_HIGH + 0.5  # the physics gives way a little
-        ee_low, ee_high = np.full(len(ee.names), -4.0), np.full(len(ee.names), 4.0)
-        agent_low = np.concatenate([joint_low, JOINT_LOW, ee_low, ee_low])
-        agent_high = np.concatenate([joint_high, JOINT_HIGH, ee_high, ee_high])
-        if self.obs_mode == "state":
-            speed = np.full(7, 20.0)
-            return spaces.Dict(
-                {
-                    "observation": _box(
-                        np.concatenate([agent_low, -speed, task.privileged_low]),
-                        np.concatenate([agent_high, speed, task.privileged_high]),
-                    ),
-                    "achieved_goal": _box(task.goal_low, task.goal_high),
-                    "desired_goal": _box(task.goal_low, task.goal_high),
-                }
-            )
-        height, width = self.image_size
-        pixels = spaces.Box(0, 255, (height, width, 3), np.uint8)
-        depth = spaces.Box(0.0, max(c.far for c in self.cameras), (height, width, 1), np.float32)
-        pictures: dict[str, spaces.Space[Any]] = {}
-        for key in OBS_MODES[self.obs_mode]:
-            space = self._per_camera([{"pixels": pixels, "depth": depth}[key]] * len(self.cameras))
-            pictures[key] = spaces.Dict(space) if isinstance(space, dict) else space
-        return spaces.Dict(
-            {
-                **pictures,
+        far, fast = np.full(2 * size, 4.0), np.full(7, 20.0)
+        agent_low = np.concatenate([joint_low, JOINT_LOW, -far])
+        agent_high = np.concatenate([joint_high, JOINT_HIGH, far])
+        if self.obs_mode != "state":
+            return {
                 "agent_pos": _box(agent_low, agent_high),
                 "goal": _box(task.command_low, task.command_high),
             }
-        )
+        return {
+            "observation": _box(
+                np.concatenate([agent_low, -fast, task.privileged_low]),
+                np.concatenate([agent_high, fast, task.privileged_high]),
+            ),
+            "achieved_goal": _box(task.goal_low, task.goal_high),
+            "desired_goal": _box(task.goal_low, task.goal_high),
+        }
+
+    def _picture_spaces(self) -> dict[str, spaces.Space[Any]]:
+        height, width = self.image_size
+        far = max(camera.far for camera in self.cameras)
+        boxes = {
+            "pixels": spaces.Box(0, 255, (height, width, 3), np.uint8),
+            "depth": spaces.Box(0.0, far, (height, width, 1), np.float32),
+        }
+        pictures: dict[str, spaces.Space[Any]] = {}
+        for key in OBS_MODES[self.obs_mode]:
+            space = self._per_camera([boxes[key]] * len(self.cameras))
+            pictures[key] = spaces.Dict(space) if isinstance(space, dict) else space
+        return pictures
 
 
 def _box(low: Array, high: Array) -> spaces.Box:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Pose = tuple[float, float, float, float, float, float, float]
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 IDENTITY: Pose = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 
@@ -77,38 +78,37 @@ class Camera:
     """Distance in m beyond which nothing is seen."""
 
 
-def look_at(eye: tuple[float, float, float], target: tuple[float, float, float]) -> Pose:
-    """Pose of a camera at ``eye`` that looks at ``target`` with the world's z axis up.
+def look_at(
+    eye: tuple[float, float, float],
+    target: tuple[float, float, float],
+    up: tuple[float, float, float] = (0.0, 0.0, 1.0),
+) -> Pose:
+    """Pose of a camera at ``eye`` that looks at ``target`` with ``up`` upward in its picture.
 
     Raises:
-        ValueError: ``eye`` is straight above or below ``target``, so that "up" means nothing.
+        ValueError: the camera would look along ``up``.
     """
     forward = np.subtract(target, eye).astype(float)
     forward /= np.linalg.norm(forward)
-    right = np.cross(forward, (0.0, 0.0, 1.0))
+    right = np.cross(forward, up)
     if np.linalg.norm(right) < 1e-6:
-        raise ValueError(f"look_at: eye {eye} is straight above or below target {target}")
+        raise ValueError(f"look_at: from {eye} to {target} is along up, {up}")
     right /= np.linalg.norm(right)
     down = np.cross(forward, right)
-    return (*map(float, eye), *matrix_to_quaternion(np.stack([right, down, forward], axis=1)))
+    x, y, z = map(float, eye)
+    return (x, y, z, *matrix_to_quaternion(np.stack([right, down, forward], axis=1)))
 
 
 def matrix_to_quaternion(matrix: Array) -> tuple[float, float, float, float]:
     """Unit quaternion (w, x, y, z), w >= 0, of a rotation matrix of shape (3, 3)."""
     # The quaternion is the eigenvector of the largest eigenvalue of a symmetric 4 x 4 matrix:
     # Bar-Itzhack, "New method for extracting the quaternion from a rotation matrix", 2000.
-    m = matrix
-    k = (
-        np.array(
-            [
-                [m[0, 0] + m[1, 1] + m[2, 2], 0, 0, 0],
-                [m[2, 1] - m[1, 2], m[0, 0] - m[1, 1] - m[2, 2], 0, 0],
-                [m[0, 2] - m[2, 0], m[1, 0] + m[0, 1], m[1, 1] - m[0, 0] - m[2, 2], 0],
-                [m[1, 0] - m[0, 1], m[2, 0] + m[0, 2], m[2, 1] + m[1, 2], m[2, 2] - m[0, 0] - m[1, 1]],
-            ]
-        )
-        / 3.0
-    )
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = matrix
+    k = np.zeros((4, 4))  # only its lower triangle is read
+    k[0, 0] = xx + yy + zz
+    k[1, :2] = zy - yz, xx - yy - zz
+    k[2, :3] = xz - zx, yx + xy, yy - xx - zz
+    k[3, :] = yx - xy, zx + xz, zy + yz, zz - xx - yy
     w, x, y, z = np.linalg.eigh(k)[1][:, 3]
     sign = 1.0 if w >= 0 else -1.0
     return (float(sign * w), float(sign * x), float(sign * y), float(sign * z))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from komo_envs.scene import Array, Body, Camera
+from komo_envs.scene import Array, Body, Camera, Mask
 from komo_envs.worlds.base import WorldState
 
 Scene = dict[str, Any]
@@ -26,7 +26,7 @@ class EndEffector:
     low: Array
     high: Array
     step: Array
-    """The change that an ``ee_delta`` action of 1 asks for in one control period."""
+    """The most that a coordinate changes in one control period; ``ee_delta`` counts in it."""
 
 
 class Task(Protocol):
@@ -83,7 +83,7 @@ class Task(Protocol):
     def distance(self, achieved: Array, desired: Array) -> Array:
         """How far the object is from its goal, m; shape (...)."""
 
-    def is_success(self, achieved: Array, desired: Array) -> Array:
+    def is_success(self, achieved: Array, desired: Array) -> Mask:
         """Whether the goal is reached; bool of shape (...)."""
 
     def goal_reward_terms(self, achieved: Array, desired: Array) -> dict[str, Array]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from komo_envs.scene import Array, Body, Camera, look_at
+from komo_envs.scene import Array, Body, Camera, Mask, look_at
 from komo_envs.tasks.base import EndEffector, Scene
 from komo_envs.worlds.base import WorldState
 
@@ -20,7 +20,7 @@ PUCK_MASS = 0.2
 STICK_RADIUS = 0.012
 STICK_LENGTH = 0.12
 REACH = (0.40, 0.66)  # m from the base, where a puck can be pushed in every direction
-HALF_ANGLE = 1.0  # rad to either side of the arm's forward direction
+HALF_ANGLE = 0.8  # rad to either side of the arm's forward direction
 DISTANCE = (0.08, 0.40)  # m between start and target
 
 REST_SPEED = 0.01  # m/s
@@ -30,6 +30,19 @@ STILL_ABOVE_TABLE = 0.005  # m by which a puck at rest may seem lifted
 
 TOOL_LOW = np.array([-0.70, -0.10, TABLE_TOP + 0.008])
 TOOL_HIGH = np.array([0.70, 0.60, TABLE_TOP + 0.30])
+
+CAMERAS: tuple[Camera, ...] = (
+    Camera("front", look_at((0.0, 0.93, 1.38), (0.0, 0.19, TABLE_TOP)), fov=55.0),
+    # Beside the hand, looking past the stick's tip; coordinates of the hand, whose z axis points
+    # along the fingers.
+    Camera(
+        "wrist",
+        look_at((0.09, 0.0, 0.0), (0.0, 0.0, 0.20), up=(-1.0, 0.0, 0.0)),
+        parent="hand",
+        fov=70.0,
+    ),
+)
+VIEW = Camera("view", look_at((0.95, 1.05, 1.32), (0.03, 0.14, 0.88)), fov=41.0)
 
 
 @dataclass(frozen=True)
@@ -52,11 +65,8 @@ class Push:
     home = np.array([0.0, -0.2542, 0.0, -2.6911, 0.0, 2.4369, 0.785])  # tip at (0, 0.2, 0.77)
     tool = (0.0, 0.0, 0.03 - STICK_LENGTH)
     end_effector = EndEffector(("x", "y", "z"), TOOL_LOW, TOOL_HIGH, np.full(3, 0.05))
-    cameras = (
-        Camera("front", look_at((0.0, 1.15, 1.45), (0.0, 0.22, TABLE_TOP)), fov=48.0),
-        Camera("wrist", (0.07, 0.0, 0.04, 0.0, 0.0, 0.0, 1.0), parent="hand", fov=75.0),
-    )
-    view = Camera("view", look_at((1.05, 1.05, 1.50), (0.0, 0.15, 0.85)), fov=45.0)
+    cameras = CAMERAS
+    view = VIEW
     goal_low = np.array([-3.0, -3.0, 0.0])
     goal_high = np.array([3.0, 3.0, 1.0])
     command_low = goal_low[:2]
@@ -118,7 +128,7 @@ class Push:
                 "table",
                 "box",
                 (2.5, 2.5, 0.1),
-                color=(0.42, 0.44, 0.47),
+                color=(0.55, 0.57, 0.60),
                 pose=(0.0, 0.0, TABLE_TOP - 0.05, 1.0, 0.0, 0.0, 0.0),
                 friction=0.1,
                 bevel=0.02,
@@ -126,7 +136,7 @@ class Push:
             Body(
                 "target",
                 "cylinder",
-                (0.002, PUCK_RADIUS),
+                (0.004, PUCK_RADIUS),
                 color=(0.10, 0.62, 0.30),
                 pose=(tx, ty, TABLE_TOP, 1.0, 0.0, 0.0, 0.0),
                 solid=False,
@@ -199,7 +209,7 @@ class Push:
         """Horizontal distance of the puck's centre from the target, m."""
         return np.linalg.norm(achieved[..., :2] - desired[..., :2], axis=-1)
 
-    def is_success(self, achieved: Array, desired: Array) -> Array:
+    def is_success(self, achieved: Array, desired: Array) -> Mask:
         """At rest within the success radius."""
         near = self.distance(achieved, desired) <= self.success_radius
         return near & (achieved[..., 2] > 0.5)
@@ -208,7 +218,7 @@ class Push:
         """``distance``: -1 at 40 cm, 0 on the target. ``success``: 1."""
         return {
             "distance": -2.5 * self.distance(achieved, desired),
-            "success": 1.0 * self.is_success(achieved, desired),
+            "success": self.is_success(achieved, desired).astype(float),
         }
 
     def other_reward_terms(self, state: WorldState, tool: Array) -> dict[str, float]:

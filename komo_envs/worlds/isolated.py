@@ -26,6 +26,7 @@ class IsolatedWorld:
     """A ``PhysxWorld`` in a child process: the same states, for some 0.1 ms more a step."""
 
     def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
     def reset(self, q: Array, bodies: Sequence[Body]) -> WorldState:
@@ -42,13 +43,13 @@ class IsolatedWorld:
         """End the child process."""
         if self._connection is not None:
             self._finalizer()
-            self._connection = None
+            self._connection = self.process = None
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p or "." for p in sys.path))
-            child = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-m", "komo_envs.worlds.isolated", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -57,7 +58,7 @@ class IsolatedWorld:
                 env=environment,
             )
         self._connection = Connection(ours.detach())
-        self._finalizer = weakref.finalize(self, _end, self._connection, child, os.getpid())
+        self._finalizer = weakref.finalize(self, _end, self._connection, self.process, os.getpid())
 
     def _call(self, method: str, *arguments: object) -> WorldState:
         if self._connection is None:

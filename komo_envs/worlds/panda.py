@@ -108,9 +108,7 @@ class Kinematics:
         frames = self._config.getFrameState()[self._rows]
         return frames[-1], frames[:-1]
 
-    def solve(
-        self, start: Array, position: Array, axes: Mapping[str, Array], rest: Array
-    ) -> Array:
+    def solve(self, start: Array, position: Array, axes: Mapping[str, Array], rest: Array) -> Array:
         """Joint positions (7,) that bring the tool to a position and its axes to directions.
 
         Damped least squares from ``start``, within the joint limits; what freedom remains pulls
@@ -148,4 +146,3 @@ class Kinematics:
             free -= gain @ (jacobian @ free)
             q = np.clip(q + gain @ residual + _REST_GAIN * free, JOINT_LOW, JOINT_HIGH)
         return best
-

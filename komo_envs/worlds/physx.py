@@ -59,9 +59,7 @@ class PhysxWorld:
             for body in bodies:
                 if body.parent is None:
                     self._config.getFrame(body.name).setPose(list(body.pose))
-            self._simulation = ry.Simulation(
-                self._config, ry.SimulationEngine.physx, verbose=0
-            )
+            self._simulation = ry.Simulation(self._config, ry.SimulationEngine.physx, verbose=0)
         free = [frame.name for frame in self._simulation.getFreeFrames()]
         self._free = [free.index(name) for name in self._free_names]
         self._moving = [i for i, body in enumerate(bodies) if body.mass is not None]
@@ -99,7 +97,8 @@ class PhysxWorld:
         self.closed = True
 
     def _state(self) -> WorldState:
-        assert self._config is not None and self._simulation is not None
+        assert self._config is not None
+        assert self._simulation is not None
         frames = self._config.getFrameState()
         sim = self._simulation.getState()
         velocities = np.zeros((len(self._bodies), 6))

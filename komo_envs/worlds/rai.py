@@ -14,7 +14,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SYSTEM_PACKAGES = "liblapack3 libglu1-mesa libxrandr2 libfreetype6"
+SYSTEM_PACKAGES = (
+    "libfreetype6 liblapack3 libx11-6 libxi6 libxrandr2 libxxf86vm1 libglu1-mesa libgl1"
+)
 
 _libc = ctypes.CDLL(None)
 _devnull = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

@@ -1,0 +1,42 @@
+"""Rolling an env out, and comparing what it observes bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+import komo_envs  # noqa: F401 - registers the ids
+
+
+def digest(value: Any) -> str:
+    """Hash of an observation, bit for bit, with nested dicts in the order of their keys."""
+    sha = hashlib.sha256()
+
+    def feed(item: Any) -> None:
+        if isinstance(item, dict):
+            for key in sorted(item):
+                sha.update(key.encode())
+                feed(item[key])
+        else:
+            array = np.asarray(item)
+            sha.update(f"{array.dtype}{array.shape}".encode())
+            sha.update(array.tobytes())
+
+    feed(value)
+    return sha.hexdigest()
+
+
+def random_rollout(env: gym.Env[Any, Any], seed: int, steps: int) -> list[str]:
+    """Digests of the observations of an episode with actions drawn from ``seed``."""
+    rng = np.random.default_rng(seed)
+    low, high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
+    observation, _ = env.reset(seed=seed)
+    digests = [digest(observation)]
+    for _ in range(steps):
+        action = rng.uniform(low, high).astype(np.float32)
+        observation, reward, *_ = env.step(action)
+        digests.append(digest({"observation": observation, "reward": reward}))
+    return digests

@@ -1,0 +1,45 @@
+"""Running a program in a process of its own, as a user would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> RunPython:
+    """Run a script in a fresh process and an empty directory, as a user would."""
+
+    def run(
+        script: str, *arguments: str, timeout: float = 300, **environment: str | None
+    ) -> subprocess.CompletedProcess[str]:
+        paths = [str(PROJECT), str(PROJECT / "tests"), os.environ.get("PYTHONPATH", "")]
+        variables: dict[str, Any] = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            **environment,
+        }
+        directory = tmp_path / "cwd"
+        directory.mkdir(exist_ok=True)
+        file = tmp_path / "script.py"
+        file.write_text(script)
+        return subprocess.run(
+            [sys.executable, str(file), *arguments],
+            cwd=directory,
+            env={k: v for k, v in variables.items() if v is not None},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

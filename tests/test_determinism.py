@@ -1,0 +1,96 @@
+"""The same seed and actions give the same observations, bit for bit, pixels included."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from common import random_rollout
+from conftest import RunPython
+
+STEPS = 40
+PIXELS = {"obs_mode": "rgbd", "cameras": ("front", "wrist")}
+MODES: list[dict[str, Any]] = [
+    {"obs_mode": "state", "control_mode": "joint"},
+    {"obs_mode": "state", "control_mode": "ee"},
+    {"control_mode": "ee_delta", **PIXELS},
+    {"control_mode": "ee", "shadows": True, **PIXELS},
+]
+
+SCRIPT = """
+import json, sys
+import gymnasium as gym
+from common import random_rollout
+env = gym.make("KomoPush-v0", **json.loads(sys.argv[1]))
+print(json.dumps(random_rollout(env, 7, 40)))
+"""
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda m: f"{m['obs_mode']}-{m['control_mode']}")
+def test_same_in_another_process_and_after_messy_episodes(
+    mode: dict[str, Any], run_python: RunPython
+) -> None:
+    env = gym.make("KomoPush-v0", **mode)
+    expected = random_rollout(env, 7, STEPS)
+    assert len(set(expected)) == STEPS + 1, "the arm moves"
+    for seed in range(20):
+        random_rollout(env, 1000 + seed, 5 + seed)
+    assert random_rollout(env, 7, STEPS) == expected
+    env.close()
+    for _ in range(2):
+        done = run_python(SCRIPT, json.dumps(mode))
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == expected
+
+
+def test_same_while_other_envs_come_and_go() -> None:
+    mode = {"control_mode": "ee", **PIXELS}
+    env = gym.make("KomoPush-v0", **mode)
+    expected = random_rollout(env, 7, STEPS)
+
+    # Steps of the env in question, with those of others strewn in between; it is first the one
+    # inside this process, then one outside.
+    rng = np.random.default_rng(0)
+    for inline in (True, False):
+        if not inline:
+            env.close()
+            first = gym.make("KomoPush-v0")
+            first.reset(seed=0)
+            env = gym.make("KomoPush-v0", **mode)
+        others: list[gym.Env[Any, Any]] = []
+
+        def disturb(others: list[gym.Env[Any, Any]] = others) -> None:
+            choice = rng.integers(6)
+            if choice == 0 and len(others) < 4:
+                size = int(rng.integers(16, 200))
+                others.append(gym.make("KomoPush-v0", obs_mode="rgb", image_size=size))
+                others[-1].reset(seed=int(rng.integers(1000)))
+            elif choice == 1 and others:
+                others.pop(int(rng.integers(len(others)))).close()
+            elif others:
+                other = others[int(rng.integers(len(others)))]
+                if choice == 2:
+                    other.reset(seed=int(rng.integers(1000)))
+                else:
+                    other.step(rng.uniform(-1, 1, 3))
+
+        assert random_rollout(_Disturbed(env, disturb), 7, STEPS) == expected
+        for other in others:
+            other.close()
+    env.close()
+    first.close()
+
+
+class _Disturbed(gym.Wrapper[Any, Any, Any, Any]):
+    """Lets something happen before every step."""
+
+    def __init__(self, env: gym.Env[Any, Any], disturb: Any) -> None:
+        super().__init__(env)
+        self._disturb = disturb
+
+    def step(self, action: Any) -> Any:
+        self._disturb()
+        return super().step(action)

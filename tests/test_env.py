@@ -1,0 +1,378 @@
+"""The env as a user meets it: its spaces, options, errors, limits, rewards and pictures."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from common import digest, random_rollout
+from conftest import RunPython
+from gymnasium.utils.env_checker import check_env
+
+from komo_envs.worlds.physx import PhysxWorld
+from komo_envs.worlds.rai import SimulationError
+
+IDS = ("KomoPush-v0", "KomoPushPixels-v0", "KomoPushFixed-v0")
+MODES = list(
+    itertools.product(
+        ("state", "rgb", "depth", "rgbd"), ("joint", "ee", "ee_delta"), ("sparse", "dense")
+    )
+)
+
+
+@pytest.mark.parametrize(("obs_mode", "control_mode", "reward_mode"), MODES)
+def test_every_mode_passes_gymnasiums_checker(
+    obs_mode: str, control_mode: str, reward_mode: str
+) -> None:
+    env = gym.make(
+        "KomoPush-v0", obs_mode=obs_mode, control_mode=control_mode, reward_mode=reward_mode
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # A robot's units are not [-1, 1], and gymnasium recommends that they were.
+        warnings.filterwarnings("ignore", message=".*symmetric and normalized space")
+        check_env(env.unwrapped, skip_render_check=True)
+    env.close()
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_every_id_renders_in_every_mode(env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")  # the window has a test of its own, below
+    env = gym.make(env_id, render_mode="rgb_array")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*symmetric and normalized space")
+        check_env(env.unwrapped)
+    env.close()
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_stable_baselines_accepts(env_id: str) -> None:
+    sb3 = pytest.importorskip("stable_baselines3.common.env_checker")
+    env = gym.make(env_id, control_mode="ee_delta")
+    sb3.check_env(env.unwrapped)
+    env.close()
+
+
+def test_several_cameras_and_sizes() -> None:
+    env = gym.make(
+        "KomoPush-v0",
+        obs_mode="rgbd",
+        cameras=("wrist", "front"),
+        image_size=(48, 64),
+        render_mode="rgb_array",
+        render_size=(120, 200),
+    )
+    observation, _ = env.reset(seed=0)
+    assert observation in env.observation_space
+    assert list(observation["pixels"]) == ["wrist", "front"]
+    assert observation["pixels"]["wrist"].shape == (48, 64, 3)
+    assert observation["depth"]["front"].shape == (48, 64, 1)
+    assert not np.array_equal(observation["pixels"]["wrist"], observation["pixels"]["front"])
+    picture = env.render()
+    assert isinstance(picture, np.ndarray)
+    assert picture.shape == (120, 200, 3)
+    env.close()
+
+
+def test_the_camera_sees_puck_and_target() -> None:
+    env = gym.make("KomoPush-v0", obs_mode="rgb")
+    for seed in range(20):
+        pixels = env.reset(seed=seed)[0]["pixels"].astype(int)
+        red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+        assert ((red > 2 * green) & (red > 2 * blue) & (red > 60)).sum() >= 12, "puck"
+        assert ((green > 1.5 * red) & (green > 1.3 * blue) & (green > 60)).sum() >= 12, "target"
+    env.close()
+
+
+def test_a_scene_can_be_set_up_again() -> None:
+    env = gym.make("KomoPush-v0")
+    observation, info = env.reset(seed=11)
+    again, info_again = env.reset(options={"scene": info["scene"]})
+    assert digest(again) == digest(observation)
+    assert info_again["scene"] == info["scene"]
+    env.close()
+
+
+def test_scenes_are_as_documented() -> None:
+    env = gym.make("KomoPush-v0")
+    distances = []
+    for seed in range(300):
+        scene = env.reset(seed=seed)[1]["scene"]
+        for x, y in scene.values():
+            assert 0.40 <= np.hypot(x, y + 0.2) <= 0.66
+            assert abs(np.arctan2(x, y + 0.2)) <= 0.8
+        distances.append(np.hypot(*np.subtract(scene["puck"], scene["target"])))
+    assert 0.08 <= min(distances) < 0.10
+    assert 0.38 < max(distances) <= 0.40
+    env.close()
+
+    fixed = gym.make("KomoPushFixed-v0")
+    scenes = [fixed.reset(seed=seed)[1]["scene"] for seed in range(20)]
+    assert {tuple(scene["target"]) for scene in scenes} == {(0.3, 0.15)}
+    assert len({tuple(scene["puck"]) for scene in scenes}) == 20
+    fixed.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"obs_mode": "rbg"}, "obs_mode: 'rbg'"),
+        ({"control_mode": "torque"}, "control_mode: 'torque'"),
+        ({"reward_mode": None}, "reward_mode: None"),
+        ({"cameras": ("top",)}, "cameras: 'top'"),
+        ({"cameras": "front"}, "cameras: 'front'"),
+        ({"cameras": ("front", "front")}, "cameras: "),
+        ({"image_size": 0}, "image_size: 0"),
+        ({"image_size": (96, 96, 3)}, "image_size: "),
+        ({"image_size": 96.5}, "image_size: 96.5"),
+        ({"image_size": "96"}, "image_size: '96'"),
+        ({"render_mode": "ansi"}, "render_mode: 'ansi'"),
+        ({"render_size": (480, -1)}, "render_size: "),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        gym.make("KomoPush-v0", disable_env_checker=True, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scenes": {}}, "options: unknown key 'scenes'"),
+        ({"scene": {"puck": [0.0, 0.3]}}, "scene: expected the keys"),
+        ({"scene": {"puck": [0.0, 0.3], "target": [0.1, 0.3], "goal": 1}}, "scene: expected"),
+        ({"scene": [0.0, 0.3]}, "scene: expected"),
+        ({"scene": {"puck": [0.0, 0.3], "target": [0.1, "a"]}}, "target"),
+        ({"scene": {"puck": [0.0, np.nan], "target": [0.1, 0.3]}}, "puck.*finite"),
+        ({"scene": {"puck": [0.0, 0.3, 0.7], "target": [0.1, 0.3]}}, "puck.*two"),
+        ({"scene": {"puck": [0.0, 0.9], "target": [0.1, 0.3]}}, "puck.*out of reach"),
+        ({"scene": {"puck": [0.0, 0.3], "target": [0.05, 0.3]}}, "overlap"),
+    ],
+)
+def test_bad_options_are_named_and_do_no_harm(options: dict[str, Any], message: str) -> None:
+    env = gym.make("KomoPush-v0")
+    env.reset(seed=0)
+    expected, *_ = env.step(env.action_space.low)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.reset(options=options)
+    observation, *_ = env.step(env.action_space.low)
+    assert digest(observation) == digest(expected)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        np.array([np.nan, 0.3, 0.7]),
+        np.array([0.0, np.inf, 0.7]),
+        np.zeros(4),
+        np.zeros((1, 3)),
+        np.array(["0", "0", "0"]),
+        np.zeros(3, dtype=complex),
+        np.zeros(3, dtype=bool),
+        np.array([None] * 3),
+        None,
+    ],
+    ids=repr,
+)
+def test_bad_actions_move_nothing(action: Any) -> None:
+    env = gym.make("KomoPush-v0", disable_env_checker=True)
+    env.reset(seed=0)
+    expected, *_ = env.step(env.action_space.low)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="action: expected"):
+        env.step(action)
+    observation, *_ = env.step(env.action_space.low)
+    assert digest(observation) == digest(expected)
+    env.close()
+
+
+@pytest.mark.parametrize("control_mode", ["joint", "ee", "ee_delta"])
+@pytest.mark.parametrize("scale", [1.0, 1e30])
+def test_any_finite_action_is_safe(control_mode: str, scale: float) -> None:
+    env = gym.make("KomoPush-v0", control_mode=control_mode, max_episode_steps=400)
+    rng = np.random.default_rng(0)
+    low, high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
+    previous = env.reset(seed=3)[0]["observation"]
+    for step in range(400):
+        if step % 5 == 0:  # hold some actions, so that limits are reached
+            action = (scale * rng.uniform(low, high)).astype(np.float32)
+        observation, *_ = env.step(action)
+        assert observation in env.observation_space
+        vector = observation["observation"]
+        q, command, tip = vector[:7], vector[7:14], vector[14:17]
+        assert np.abs(command - previous[7:14]).max() <= 0.1 + 1e-5
+        assert np.abs(q - command).max() < 0.15
+        assert 0.65 < tip[2] < 0.97
+        assert np.abs(tip[0]) < 0.73
+        assert np.hypot(tip[0], tip[1] + 0.2) > 0.26
+        assert np.abs(vector[33:36]).max() < 2.0, "the puck is never shot away"
+        previous = vector
+    env.close()
+
+
+@pytest.mark.parametrize("reward_mode", ["sparse", "dense"])
+def test_compute_reward_equals_steps_alone_and_in_batches(reward_mode: str) -> None:
+    env = gym.make("KomoPush-v0", reward_mode=reward_mode, control_mode="ee_delta")
+    env.reset(seed=0, options={"scene": {"puck": [0.0, 0.30], "target": [0.0, 0.385]}})
+    achieved, desired, infos, rewards = [], [], [], []
+    for _ in range(40):
+        observation, reward, _, _, info = env.step(np.array([0.0, 0.3, -0.2]))
+        achieved.append(observation["achieved_goal"])
+        desired.append(observation["desired_goal"])
+        infos.append(info)
+        rewards.append(reward)
+        unwrapped: Any = env.unwrapped
+        assert unwrapped.compute_reward(achieved[-1], desired[-1], info) == reward
+    batch = unwrapped.compute_reward(np.array(achieved), np.array(desired), infos)
+    assert np.array_equal(batch, rewards)
+    # Relabelled with what was achieved, every state at rest is a success.
+    relabelled = unwrapped.compute_reward(np.array(achieved), np.array(achieved), infos)
+    resting = np.array(achieved)[:, 2] == 1
+    if reward_mode == "sparse":
+        assert set(np.unique(rewards)) <= {-1.0, 0.0}
+        assert np.array_equal(relabelled == 0, resting)
+    else:
+        assert rewards[-1] == pytest.approx(sum(infos[-1]["reward_terms"].values()))
+    env.close()
+
+
+def test_pushing_by_hand_succeeds_and_ends_after_half_a_second() -> None:
+    env = gym.make("KomoPush-v0")
+    env.reset(seed=0, options={"scene": {"puck": [0.0, 0.30], "target": [0.0, 0.385]}})
+    way = [(0.0, 0.21, 0.72), (0.0, 0.21, 0.66)]
+    way += [(0.0, y, 0.66) for y in np.arange(0.23, 0.335, 0.012)]
+    successes = []
+    for tip in [p for p in way for _ in range(4 if p in way[:2] else 1)] + [way[-1]] * 10:
+        _, reward, terminated, _, info = env.step(np.array(tip, dtype=np.float32))
+        successes.append(info["is_success"])
+        assert reward == (0.0 if info["is_success"] else -1.0)
+        if terminated:
+            break
+    assert terminated
+    assert info["distance"] < 0.02
+    assert successes[-5:] == [True] * 5
+    assert sum(successes) == 5
+    env.close()
+
+
+def test_failed_checks_in_cpp_are_one_clear_error(capfd: pytest.CaptureFixture[str]) -> None:
+    env = gym.make("KomoPush-v0")
+    env.reset(seed=0)
+    world: Any = env.unwrapped.world  # type: ignore[attr-defined]
+    with pytest.raises(SimulationError, match="the simulator refused"):
+        PhysxWorld.reset(world, np.zeros(3), env.unwrapped.bodies)  # type: ignore[attr-defined]
+    assert random_rollout(env, 5, 5) == random_rollout(env, 5, 5), "usable after a reset"
+    env.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_nothing_is_printed_or_written(run_python: RunPython) -> None:
+    script = """
+import gymnasium as gym, numpy as np, komo_envs
+from experts import make_expert
+expert = make_expert("KomoPush-v0")
+env = gym.make("KomoPush-v0", obs_mode="rgbd", disable_env_checker=True)
+expert.attach(env)
+for episode in range(100):
+    observation, _ = env.reset(seed=episode)
+    for step in range(4):
+        observation, *_ = env.step(env.action_space.sample() if episode % 2 else
+                                   expert.predict(observation)[0])
+    if episode % 10 == 0:
+        env.close()
+"""
+    done = run_python(script)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list((Path(str(done.args[1])).parent / "cwd").iterdir()) == []
+
+
+def test_memory_does_not_grow(run_python: RunPython) -> None:
+    script = """
+import gymnasium as gym, komo_envs
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+env = gym.make("KomoPush-v0", obs_mode="rgb")
+for episode in range(1100):
+    if episode == 100:
+        before = resident()
+    env.reset(seed=episode)
+    env.step(env.action_space.sample())
+print(resident() - before)
+"""
+    done = run_python(script)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 30.0
+
+
+HUMAN = """
+import gymnasium as gym, komo_envs
+env = gym.make("KomoPush-v0", render_mode="human")
+env.reset(seed=0)
+import pygame
+print(pygame.display.get_driver(), pygame.display.get_surface().get_at((320, 300))[:3])
+env.step(env.action_space.sample())
+env.close()
+"""
+
+
+def test_human_mode_without_a_display_is_one_clear_error(run_python: RunPython) -> None:
+    done = run_python(HUMAN, DISPLAY=None, WAYLAND_DISPLAY=None, SDL_VIDEODRIVER=None)
+    assert done.returncode == 1
+    assert "RuntimeError: render_mode='human' needs a display" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.skipif(shutil.which("Xvfb") is None, reason="needs Xvfb, which setup.sh installs")
+def test_human_mode_opens_a_window(run_python: RunPython) -> None:
+    read, write = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(write), "-screen", "0", "800x600x24"],
+        pass_fds=[write],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(write)
+    try:
+        with os.fdopen(read) as displays:
+            display = f":{displays.readline().strip()}"
+        done = run_python(HUMAN, DISPLAY=display, SDL_VIDEODRIVER=None)
+    finally:
+        server.terminate()
+        server.wait()
+    assert done.returncode == 0, done.stderr
+    driver, colour = done.stdout.split(" ", 1)
+    assert driver == "x11"
+    assert max(eval(colour)) > 30, "something is drawn"
+
+
+def test_a_missing_system_library_is_named_with_the_cure(
+    run_python: RunPython, tmp_path: Path
+) -> None:
+    """A copy of robotic that needs a library that does not exist: the real loader's failure."""
+    import robotic
+
+    package = Path(robotic.__file__).parent
+    copy = tmp_path / "site" / "robotic"
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("rai-robotModels", "include"))
+    for library in copy.glob("*.so"):
+        content = library.read_bytes()
+        library.write_bytes(content.replace(b"liblapack.so.3\0", b"liblapack.so.9\0"))
+    done = run_python(
+        "import gymnasium as gym, komo_envs; gym.make('KomoPush-v0')",
+        PYTHONPATH=os.pathsep.join([str(tmp_path / "site"), *filter(None, sys.path)]),
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "liblapack.so.9" in last
+    assert "./setup.sh" in last
+    assert "apt-get install" in last

@@ -1,0 +1,110 @@
+"""Several envs in one program: vector envs, forks, plain scripts, and processes that die."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from common import random_rollout
+from conftest import RunPython
+
+from komo_envs.worlds.rai import SimulationError
+
+VECTOR = """
+import random, sys
+import gymnasium as gym, numpy as np, komo_envs
+from common import digest, random_rollout
+make = lambda: gym.make("KomoPush-v0", obs_mode="rgbd", image_size=32)
+
+if sys.argv[1] == "sync":
+    vector = gym.vector.SyncVectorEnv([make] * 8)
+    envs = list(vector.envs)
+    observations, _ = vector.reset(seed=50)
+    first = digest({k: v[3] for k, v in observations.items()})
+    for _ in range(10):
+        observations = vector.step(vector.action_space.sample())
+else:
+    from stable_baselines3.common.vec_env import DummyVecEnv
+    vector = DummyVecEnv([make] * 8)
+    envs = list(vector.envs)
+    vector.seed(50)
+    observations = vector.reset()
+    first = digest({k: v[3] for k, v in observations.items()})
+    for _ in range(10):
+        vector.step(np.stack([vector.action_space.sample() for _ in range(8)]))
+
+random.seed(int(sys.argv[2]))
+random.shuffle(envs)
+for env in envs[: int(sys.argv[3])]:  # the others are left open
+    env.close()
+alone = make()
+observation, _ = alone.reset(seed=53)
+assert digest(observation) == first
+print("fine")
+"""
+
+
+@pytest.mark.parametrize("kind", ["sync", "dummy"])
+@pytest.mark.parametrize(("seed", "closed"), [(0, 8), (1, 3)])
+def test_eight_envs_in_one_process_closed_in_any_order(
+    kind: str, seed: int, closed: int, run_python: RunPython
+) -> None:
+    if kind == "dummy":
+        pytest.importorskip("stable_baselines3")
+    done = run_python(VECTOR, kind, str(seed), str(closed))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
+
+
+def test_two_envs_in_a_script_without_a_main_guard(run_python: RunPython) -> None:
+    script = """
+import gymnasium as gym, komo_envs
+a, b = gym.make("KomoPush-v0"), gym.make("KomoPush-v0")
+a.reset(seed=0), b.reset(seed=0)
+del a
+print("once")
+"""
+    done = run_python(script)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "once\n", "")
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_of_an_async_vector_env_match(context: str, run_python: RunPython) -> None:
+    script = """
+import sys
+import gymnasium as gym, komo_envs
+from common import digest
+
+def make():
+    return gym.make("KomoPush-v0", obs_mode="rgb")
+
+if __name__ == "__main__":
+    here = make()
+    expected = digest(here.reset(seed=31)[0])  # simulator and renderer are alive when it forks
+    vector = gym.vector.AsyncVectorEnv([make] * 2, context=sys.argv[1])
+    observations, _ = vector.reset(seed=30)
+    assert digest({k: v[1] for k, v in observations.items()}) == expected
+    for _ in range(5):
+        vector.step(vector.action_space.sample())
+    vector.close()
+    here.step(here.action_space.sample())
+    print("fine")
+"""
+    done = run_python(script, context, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
+
+
+def test_a_killed_simulation_process_is_one_clear_error() -> None:
+    inline, isolated = gym.make("KomoPush-v0"), gym.make("KomoPush-v0")
+    inline.reset(seed=0)
+    expected = random_rollout(isolated, 4, 10)
+    world: Any = isolated.unwrapped.world  # type: ignore[attr-defined]
+    world.process.kill()
+    world.process.wait()
+    with pytest.raises(SimulationError, match="reset starts a new one"):
+        isolated.step(np.array([0.0, 0.3, 0.7]))
+    assert random_rollout(isolated, 4, 10) == expected
+    inline.close()
+    isolated.close()
+    assert world.process is None
