@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -181,6 +182,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             self.compute_reward = self._compute_reward
 
         self.world: World | None = None
+        self._world_pid: int | None = None
         self.renderer = Renderer()
         self._viewer: Viewer | None = None
         self._state: WorldState | None = None
@@ -219,8 +221,9 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             scene = self.task.check_scene(options["scene"])
         else:
             scene = self.task.sample_scene(self.np_random)
-        if self.world is None:
-            self.world = make_simulation()
+        if self.world is None or self._world_pid != os.getpid():
+            self.close()  # what a forked process inherits of its parent's world is of no use
+            self.world, self._world_pid = make_simulation(), os.getpid()
         self.scene = scene
         self.bodies = self.task.bodies(scene)
         self.controller.reset(self.task.home)
@@ -239,8 +242,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
                 Nothing has moved, and the episode can go on.
             RuntimeError: the env has not been reset, or the simulator failed: reset it.
         """
-        if self.world is None:
-            raise RuntimeError("the env is not running: call reset first")
+        if self.world is None or self._world_pid != os.getpid():
+            raise RuntimeError("the env is not running in this process: call reset first")
         reference = self.controller.reference(self.controller.check(action))
         self._state = self.world.step(reference)
         observation, reward, info = self._evaluate()
@@ -280,7 +283,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         """Free simulator, renderer and window. A later reset starts them again."""
         if self.world is not None:
             self.world.close()
-            self.world = None
+            self.world = self._world_pid = None
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None

@@ -108,3 +108,42 @@ def test_a_killed_simulation_process_is_one_clear_error() -> None:
     inline.close()
     isolated.close()
     assert world.process is None
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_an_env_that_was_forked_goes_on_in_both_processes(
+    inline: bool, run_python: RunPython
+) -> None:
+    script = """
+import multiprocessing, sys, time
+import gymnasium as gym, komo_envs
+from common import random_rollout
+
+first = gym.make("KomoPush-v0", obs_mode="rgb")
+if sys.argv[1] == "False":
+    first.reset(seed=0)
+env = gym.make("KomoPush-v0", obs_mode="rgb")
+expected = random_rollout(env, 3, 10)
+
+def child(connection):
+    try:
+        env.unwrapped.step(env.action_space.sample())
+    except RuntimeError as error:
+        connection.send(str(error))
+    connection.send(random_rollout(env, 3, 10) == expected)
+    connection.send(random_rollout(env, 3, 10) == expected)
+    time.sleep(60)
+
+ours, theirs = multiprocessing.Pipe()
+process = multiprocessing.get_context("fork").Process(target=child, args=(theirs,))
+process.start()
+print(ours.recv(), ours.recv(), ours.recv(), random_rollout(env, 3, 10) == expected)
+started = time.time()
+env.close()
+assert time.time() - started < 3
+process.kill()
+process.join()
+"""
+    done = run_python(script, str(inline), timeout=60)
+    message = "the env is not running in this process: call reset first"
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{message} True True True\n", "")

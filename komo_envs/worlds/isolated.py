@@ -7,6 +7,7 @@ of vector envs. It lives until its world is closed, dropped, or its parent is go
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -55,6 +56,7 @@ class IsolatedWorld:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C in the user's terminal is not for it
                 env=environment,
             )
         self._connection = Connection(ours.detach())
@@ -77,9 +79,12 @@ class IsolatedWorld:
 
 
 def _end(connection: Connection, child: subprocess.Popen[bytes], pid: int) -> None:
-    connection.close()  # the child leaves when its connection is gone
     if os.getpid() != pid:
-        return  # a fork's copy: the child belongs to the process that started it
+        connection.close()  # a fork's copy: the child belongs to the process that started it
+        return
+    with contextlib.suppress(OSError):
+        connection.send(("close", ()))  # forks may hold copies of our end, so closing is not enough
+    connection.close()
     try:
         child.wait(_EXIT_TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -95,6 +100,8 @@ def _serve(connection: Connection) -> None:
         try:
             method, arguments = connection.recv()
         except (EOFError, ConnectionResetError):
+            break
+        if method == "close":
             break
         try:
             result: object = getattr(world, method)(*arguments)
