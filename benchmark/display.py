@@ -1,0 +1,142 @@
+"""What a run shows: its progress on stderr, its scores on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from benchmark.protocol import split_of
+from benchmark.result import THRESHOLDS, Episode, Result, TaskScore
+
+FILE_WIDTH = 140
+"""Columns of a table that goes to a file or a pipe."""
+
+
+class Display(Protocol):
+    """Is told of every finished episode. A context: it shows something inside it."""
+
+    def __enter__(self) -> Display: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def add(self, episode: Episode) -> None:
+        """Count a finished episode."""
+
+
+def progress(total: dict[str, int], done: Iterable[Episode]) -> Display:
+    """A display for ``total[env_id]`` episodes of each environment, those ``done`` among them."""
+    display: Display = Bars(total) if sys.stderr.isatty() else Lines(total)
+    for episode in done:
+        display.add(episode)
+    return display
+
+
+class Bars:
+    """A progress bar for each environment, for a terminal."""
+
+    def __init__(self, total: dict[str, int]) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._bars = {
+            env_id: self._progress.add_task(env_id, total=count, rate="")
+            for env_id, count in total.items()
+        }
+        self._done: Counter[str] = Counter()
+        self._successes: Counter[str] = Counter()
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def add(self, episode: Episode) -> None:
+        """Move the bar of the episode's environment, and renew its success rate."""
+        self._done[episode.env] += 1
+        self._successes[episode.env] += episode.success_at_end
+        rate = self._successes[episode.env] / self._done[episode.env]
+        self._progress.update(self._bars[episode.env], advance=1, rate=f"{rate:.1%} success")
+
+
+class Lines:
+    """A line for every tenth of the episodes, for a log file."""
+
+    def __init__(self, total: dict[str, int]) -> None:
+        self._total = total
+        self._done: Counter[str] = Counter()
+        self._successes: Counter[str] = Counter()
+        self._showing = False
+
+    def __enter__(self) -> Lines:
+        self._showing = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._showing = False
+
+    def add(self, episode: Episode) -> None:
+        """Count the episode, and write a line if it completes a tenth."""
+        env_id, total = episode.env, self._total[episode.env]
+        self._done[env_id] += 1
+        self._successes[env_id] += episode.success_at_end
+        done = self._done[env_id]
+        if self._showing and done * 10 // total > (done - 1) * 10 // total:
+            rate = self._successes[env_id] / done
+            line = f"{env_id}: {done} of {total} episodes, {rate:.1%} success"
+            print(line, file=sys.stderr, flush=True)
+
+
+def show_scores(result: Result) -> None:
+    """Print the table of scores."""
+    table = Table(title=f"{result.policy.name}, suite {result.suite}", title_justify="left")
+    centimetres = " / ".join(f"{limit * 100:g}" for limit in THRESHOLDS)
+    for heading in (
+        "environment",
+        "episodes",
+        "success, 95 % interval",
+        f"within {centimetres} cm",
+        "median steps",
+        "episodes/min",
+        "failures",
+    ):
+        table.add_column(heading)
+    for env_id, task in result.tasks.items():
+        table.add_row(
+            env_id,
+            str(task.episodes),
+            success_text(task),
+            " / ".join(f"{share * 100:.1f}" for share in task.within.values()) + " %",
+            f"{task.steps_median:g}",
+            f"{task.episodes_per_minute:.0f}",
+            "\n".join(f"{count} x {reason}" for reason, count in task.failures.items()) or "none",
+        )
+    Console(width=None if sys.stdout.isatty() else FILE_WIDTH, markup=False).print(table)
+
+
+def success_text(task: TaskScore) -> str:
+    """Success rate and interval, in percent."""
+    low, high = task.ci95
+    return f"{task.success_rate:.1%} [{low * 100:.1f}, {high * 100:.1f}]"
+
+
+def summary(result: Result) -> str:
+    """The scores in one line."""
+    seeds = result.seed_range()
+    solved = ", ".join(
+        f"{task.successes} of {task.episodes} episodes of {env_id} ({success_text(task)})"
+        for env_id, task in result.tasks.items()
+    )
+    where = f"{split_of(seeds) or 'mixed'} seeds {seeds.start}:{seeds.stop}"
+    return f"{result.policy.name} solves {solved} on {where}."

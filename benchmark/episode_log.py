@@ -1,0 +1,116 @@
+"""The finished episodes of a run, on disk as they finish, so that it can be interrupted."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from benchmark.result import Episode, Setup, parse_json
+
+SAME = ("suite", "policy", "envs", "seeds", "videos", "versions")
+"""The fields of a setup that must not differ between the parts of a run."""
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+class Entry:
+    """A line of the log."""
+
+    episode: Episode
+    deaths: int
+    """How many workers died on the episode."""
+    elapsed: float
+    """Seconds of wall time that the run had worked on this environment by then."""
+
+
+class EpisodeLog:
+    """``DIR/episodes.jsonl``: the setup of a run, then a line for every finished episode.
+
+    Opening it begins a run, or goes on with the one that is there.
+
+    Args:
+        folder: Made if it is not there.
+        setup: Of the run that is wanted.
+
+    Attributes:
+        folder: Where the run is kept.
+        setup: As it was when the run began.
+        entries: By environment and seed.
+
+    Raises:
+        ValueError: The folder cannot be written to, or holds another run, or one that is still
+            going on.
+    """
+
+    def __init__(self, folder: Path, setup: Setup) -> None:
+        path = folder / "episodes.jsonl"
+        if (folder / "result.json").exists() and not path.exists():
+            raise ValueError(
+                f"--out {folder}: holds a result.json without its episodes.jsonl; "
+                "expected an unfinished run or a folder without one"
+            )
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b")
+        except OSError as error:
+            raise ValueError(f"--out {folder}: cannot be written to: {error.strerror}") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ValueError(f"--out {folder}: another run is writing there") from None
+        self._file.seek(0)
+        # A run that was killed while it wrote may leave half a line, which is dropped.
+        lines = self._file.read().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith(b"\n")]
+        self._file.truncate(sum(map(len, whole)))
+        self.entries: dict[tuple[str, int], Entry] = {}
+        if not whole:
+            self.setup = setup
+            self._write(asdict(setup))
+            return
+        self.setup = parse_json(Setup, whole[0], f"{path}, line 1")
+        self._check_same(folder, setup)
+        for number, line in enumerate(whole[1:], start=2):
+            entry = parse_json(Entry, line, f"{path}, line {number}")
+            self.entries[entry.episode.env, entry.episode.seed] = entry
+
+    def _check_same(self, folder: Path, setup: Setup) -> None:
+        there, now = asdict(self.setup), asdict(setup)
+        for name in SAME:
+            if there[name] == now[name]:
+                continue
+            old, new = there[name], now[name]
+            if isinstance(old, dict):
+                old = {key: value for key, value in old.items() if new.get(key) != value}
+                new = {key: new.get(key) for key in old}
+            raise ValueError(
+                f"--out {folder}: holds a run with other {name}: {old} there, {new} here; "
+                "choose another folder"
+            )
+
+    def elapsed(self, env_id: str) -> float:
+        """Seconds of wall time spent on an environment so far, all parts of the run together."""
+        spent = [entry.elapsed for (env, _), entry in self.entries.items() if env == env_id]
+        return max(spent, default=0.0)
+
+    def add(self, entry: Entry) -> None:
+        """Keep a finished episode."""
+        self._write(asdict(entry))
+        self.entries[entry.episode.env, entry.episode.seed] = entry
+
+    def _write(self, record: dict[str, object]) -> None:
+        line = json.dumps(record, allow_nan=False) + "\n"
+        self._file.write(line.encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let another run have the file."""
+        self._file.close()

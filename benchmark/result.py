@@ -1,0 +1,229 @@
+"""The result of a run: its records, their scores, and the JSON file that keeps them.
+
+The records are what ``result.json`` holds, field for field. They are checked whenever one is made
+or read, so a file that loads is complete, has the right types, and agrees with itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from benchmark.stats import wilson
+
+_CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+THRESHOLDS = (0.01, 0.02, 0.05)
+"""Final distances in m for which the share of episodes is reported."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class PolicyIdentity:
+    """Which policy was scored."""
+
+    name: str
+    kind: str
+    """``"expert"``, ``"random"``, ``"zero"``; what ``--policy`` named."""
+    privileged: bool
+    """Whether it saw more than its observations: the state of the simulation."""
+    sha256: str
+    """Hash of all that defines its behaviour."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Commit:
+    """The state of the repository that ran."""
+
+    id: str
+    modified: bool
+    """Whether files that git follows differed from the commit."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Setup:
+    """All that is settled before the first episode."""
+
+    schema: Literal[1]
+    suite: str
+    """Version of the suite: environments and seeds."""
+    policy: PolicyIdentity
+    envs: tuple[str, ...]
+    seeds: tuple[int, int]
+    """(A, B): each environment is scored on the seeds A, ..., B - 1."""
+    videos: int
+    """How many episodes of each environment, the first ones, are filmed."""
+    versions: dict[str, str]
+    """Of Python and of the packages, and the hash of the environments' own sources."""
+    commit: Commit | None
+    """None where the code is no git repository."""
+    machine: dict[str, str | int | float]
+    date: str
+    """When the run began, ISO 8601, UTC."""
+    command: str
+
+    def seed_range(self) -> range:
+        """The seeds that each environment is scored on."""
+        return range(*self.seeds)
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Episode:
+    """One episode, and how it ended."""
+
+    env: str
+    seed: int
+    scene: dict[str, JsonValue]
+    """The scene as drawn, ``info["scene"]``; empty if the reset raised."""
+    success_once: bool
+    """Whether ``info["is_success"]`` was true after any step."""
+    success_at_end: bool
+    """Whether it was true after the last step. This is what a score counts."""
+    distance: float | None
+    """Of the object from its target after the last step, m; None if there was none."""
+    steps: int
+    failure: str | None
+    """None on success; else the policy's own reason, ``"timeout"`` or ``"error: ..."``."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class TaskScore:
+    """The score on one environment."""
+
+    episodes: int
+    successes: int
+    """Episodes with success at their end."""
+    successes_once: int
+    success_rate: float
+    ci95: tuple[float, float]
+    """95 % Wilson interval of the success rate."""
+    within: dict[str, float]
+    """Share of episodes that ended within so many metres of the target."""
+    steps_median: float
+    """Over all episodes."""
+    failures: dict[str, int]
+    """How often each reason occurred, the commonest first."""
+    episodes_per_minute: float
+    """Of wall time, with all workers of the run together."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Result(Setup):
+    """A finished run: what ``result.json`` holds."""
+
+    workers: int
+    workers_replaced: int
+    """Worker processes that died and were replaced; their episodes were run again."""
+    wall_seconds: float
+    tasks: dict[str, TaskScore]
+    episodes: tuple[Episode, ...]
+
+
+def score(episodes: Sequence[Episode], minutes: float) -> TaskScore:
+    """The score of the episodes of one environment, which took ``minutes`` of wall time."""
+    count = len(episodes)
+    successes = sum(episode.success_at_end for episode in episodes)
+    failures = Counter(episode.failure for episode in episodes if episode.failure is not None)
+    return TaskScore(
+        episodes=count,
+        successes=successes,
+        successes_once=sum(episode.success_once for episode in episodes),
+        success_rate=successes / count,
+        ci95=wilson(successes, count),
+        within={str(limit): _share_within(episodes, limit) for limit in THRESHOLDS},
+        steps_median=float(np.median([episode.steps for episode in episodes])),
+        failures=dict(sorted(failures.items(), key=lambda item: (-item[1], item[0]))),
+        episodes_per_minute=count / minutes,
+    )
+
+
+def _share_within(episodes: Sequence[Episode], limit: float) -> float:
+    close = sum(e.distance is not None and e.distance <= limit for e in episodes)
+    return close / len(episodes)
+
+
+def save_result(result: Result, path: Path) -> None:
+    """Write ``result`` to ``path``, an episode a line, so that files are small and diffs short."""
+    fields = asdict(result)
+    episodes = ",\n".join("    " + json.dumps(e, allow_nan=False) for e in fields.pop("episodes"))
+    head = json.dumps(fields, indent=2, allow_nan=False).removesuffix("\n}")
+    write_text(path, f'{head},\n  "episodes": [\n{episodes}\n  ]\n}}\n')
+
+
+def load_result(path: Path) -> Result:
+    """Read a result, and check that it is whole and that its scores follow from its episodes.
+
+    Raises:
+        ValueError: It is not; the message names the file, the field and what was expected.
+        OSError: It cannot be read.
+    """
+    result = parse_json(Result, path.read_bytes(), str(path))
+    expected = [(env_id, seed) for env_id in result.envs for seed in result.seed_range()]
+    if [(episode.env, episode.seed) for episode in result.episodes] != expected or not expected:
+        raise ValueError(
+            f"{path}: episodes: expected one for every seed of {result.seeds} of each of "
+            f"{', '.join(result.envs)}, in order, got {len(result.episodes)} others"
+        )
+    if tuple(result.tasks) != result.envs:
+        raise ValueError(f"{path}: tasks: expected {result.envs}, got {tuple(result.tasks)}")
+    for env_id, task in result.tasks.items():
+        if not task.episodes_per_minute > 0:
+            raise ValueError(
+                f"{path}: tasks.{env_id}.episodes_per_minute: expected a positive number, "
+                f"got {task.episodes_per_minute}"
+            )
+        episodes = [episode for episode in result.episodes if episode.env == env_id]
+        again = asdict(score(episodes, len(episodes) / task.episodes_per_minute))
+        for name, value in asdict(task).items():
+            if not _same(value, again[name]):
+                raise ValueError(
+                    f"{path}: tasks.{env_id}.{name}: its episodes give {again[name]}, got {value}"
+                )
+    return result
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two values are equal, floats up to what another version of scipy may differ by."""
+    if isinstance(a, float):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool(a == b)
+
+
+Record = TypeVar("Record")
+
+
+def parse_json(record: type[Record], text: str | bytes, source: str) -> Record:
+    """Read one of the records above from JSON.
+
+    Raises:
+        ValueError: ``text`` is no such record; the message begins with ``source``, and names the
+            first field that is wrong, what was expected and what was there.
+    """
+    try:
+        return TypeAdapter(record).validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        got = f", got {first['input']!r:.80}" if first["type"] != "missing" else ""
+        raise ValueError(f"{source}: {where}: {first['msg']}{got}") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)

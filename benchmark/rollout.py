@@ -1,0 +1,161 @@
+"""One episode: a policy acts in an environment until it ends, and is judged."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import imageio.v2 as imageio
+import numpy as np
+
+import komo_envs  # noqa: F401  (registers the environments)
+from benchmark.result import Episode
+from policies import Policy, load_policy
+
+Env = gym.Env[Any, Any]
+
+
+class VideoError(RuntimeError):
+    """A video could not be rendered or written. The policy has no part in it."""
+
+
+class Player:
+    """Plays single episodes, each of which depends on its environment and seed alone.
+
+    Environment and policy are made when they are first needed, and kept until an episode is of
+    another environment or raises. So never more than one simulation is alive.
+
+    Args:
+        policy: What ``--policy`` named.
+        videos: Folder for the videos.
+    """
+
+    def __init__(self, policy: str, videos: Path) -> None:
+        self._spec = policy
+        self._videos = videos
+        self._env_id: str | None = None
+        self._env: Env | None = None
+        self._policy: Policy | None = None
+
+    def play(self, env_id: str, seed: int, film: bool = False) -> Episode:
+        """Play one episode, and film it if asked to.
+
+        What the policy or the environment raises fails the episode, and is named in it.
+
+        Raises:
+            VideoError: The video could not be made.
+            ImportError: Something is not installed that the environment or the policy needs.
+        """
+        env, policy = self._prepare(env_id)
+        video = Video(self._videos, env, f"{env_id}-{seed}") if film else None
+        scene: dict[str, Any] = {}
+        once = success = False
+        distance = None
+        steps = -1  # the reset is none
+        error = None
+        try:
+            for info in steps_of_episode(env, policy, seed):
+                steps += 1
+                scene = scene or json.loads(json.dumps(info["scene"]))
+                success = bool(info["is_success"])
+                once = once or (success and steps > 0)
+                distance = float(info["distance"])
+                if video is not None:
+                    video.add_frame()
+        except (VideoError, ImportError):
+            raise
+        except Exception as raised:
+            error = f"error: {type(raised).__name__}: {' '.join(str(raised).split())}"[:200]
+            self.close()  # whatever raised may be broken
+        success = success and error is None
+        failure = None
+        if not success:
+            failure = error or getattr(policy, "failure", None) or "timeout"
+        if video is not None:
+            video.save(success)
+        return Episode(
+            env=env_id,
+            seed=seed,
+            scene=scene,
+            success_once=once,
+            success_at_end=success,
+            distance=distance if distance is not None and math.isfinite(distance) else None,
+            steps=max(steps, 0),
+            failure=failure,
+        )
+
+    def _prepare(self, env_id: str) -> tuple[Env, Policy]:
+        if self._env is None or self._policy is None or env_id != self._env_id:
+            self.close()
+            self._policy = load_policy(self._spec, env_id)
+            self._env = gym.make(env_id, render_mode="rgb_array", disable_env_checker=True)
+            self._env_id = env_id
+            if getattr(self._policy, "privileged", False):
+                self._policy.attach(self._env)  # type: ignore[attr-defined]
+        return self._env, self._policy
+
+    def close(self) -> None:
+        """Close the environment, if there is one."""
+        if self._env is not None:
+            with contextlib.suppress(Exception):  # it may be what has just raised
+                self._env.close()
+        self._env = self._policy = None
+
+
+def steps_of_episode(env: Env, policy: Policy, seed: int) -> Iterator[dict[str, Any]]:
+    """Play an episode; yield ``info`` after the reset and after every step."""
+    if hasattr(policy, "set_random_seed"):
+        policy.set_random_seed(seed)
+    observation, info = env.reset(seed=seed)
+    yield info
+    state, start, over = None, True, False
+    while not over:
+        action, state = policy.predict(observation, state, np.array([start]), deterministic=True)
+        observation, _, terminated, truncated, info = env.step(action)
+        start, over = False, terminated or truncated
+        yield info
+
+
+class Video:
+    """An mp4 in real time of what ``env.render()`` shows.
+
+    Args:
+        folder: Made if it is not there.
+        env: With ``render_mode="rgb_array"``.
+        name: The file becomes ``<name>-success.mp4`` or ``<name>-failure.mp4``.
+    """
+
+    def __init__(self, folder: Path, env: Env, name: str) -> None:
+        self._env = env
+        self._folder = folder
+        self._name = name
+        self._scratch = folder / f".{name}.mp4"
+        with _video_errors(name):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = imageio.get_writer(self._scratch, fps=env.metadata["render_fps"])
+
+    def add_frame(self) -> None:
+        """Render the present moment."""
+        with _video_errors(self._name):
+            self._writer.append_data(np.asarray(self._env.render()))
+
+    def save(self, success: bool) -> None:
+        """Give the video its name."""
+        with _video_errors(self._name):
+            self._writer.close()
+            outcome = "success" if success else "failure"
+            if self._scratch.exists():  # not if the reset raised: then there is no frame
+                self._scratch.replace(self._folder / f"{self._name}-{outcome}.mp4")
+
+
+@contextlib.contextmanager
+def _video_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise VideoError(f"video {name}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,175 @@
+"""Score a policy: ``python -m benchmark.run --policy expert``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from benchmark import provenance
+from benchmark.cli import fail, parse
+from benchmark.display import progress, show_scores, summary
+from benchmark.episode_log import Entry, EpisodeLog
+from benchmark.protocol import SUITE, choose_envs, choose_seeds
+from benchmark.result import PolicyIdentity, Result, Setup, load_result, save_result, score
+from benchmark.workers import Task, WorkerError, Workers
+from policies import load_policy
+from policies.identity import hash_policy
+
+MODULE = "benchmark.run"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Score a policy. The same command with the same --out goes on where it stopped."""
+
+    policy: str
+    """expert, random or zero."""
+    env: tuple[str, ...] = ()
+    """Ids of the environments; those of the suite if none is given."""
+    episodes: int | None = None
+    """Episodes of each environment, on the first seeds: 500, or as many as --seeds has."""
+    seeds: str | None = None
+    """A:B for the seeds A, ..., B - 1; the test seeds if not given."""
+    workers: int | None = None
+    """Processes that play episodes; as many as there are cores if not given."""
+    out: Path | None = None
+    """Folder for result.json, the episodes and the videos; runs/POLICY-TIME if not given."""
+    videos: int = 0
+    """How many episodes of each environment to film, the first ones."""
+
+
+def main() -> None:
+    """The command."""
+    arguments = parse(Arguments, MODULE)
+    try:
+        log = prepare(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        fail(MODULE, error)
+    workers = arguments.workers or provenance.usable_cores()
+    try:
+        result = run(log, arguments.policy, workers)
+    except KeyboardInterrupt:
+        fail(MODULE, f"interrupted; {_rest(log)}", code=130)
+    except (WorkerError, OSError) as error:
+        fail(MODULE, f"stopped: {error}; {_rest(log)}", code=1)
+    show_scores(result)
+    print(f"Result: {log.folder / 'result.json'}")
+    print(summary(result))
+
+
+def _rest(log: EpisodeLog) -> str:
+    return (
+        f"{len(log.entries)} finished episodes are kept, "
+        f"and the same command with --out {log.folder} goes on"
+    )
+
+
+def prepare(arguments: Arguments) -> EpisodeLog:
+    """Check everything, then begin a run or find the one to go on with.
+
+    Raises:
+        ValueError: An argument is wrong.
+        OSError: The output folder cannot be written to.
+        ImportError: Something is not installed.
+    """
+    envs = choose_envs(arguments.env)
+    seeds = choose_seeds(arguments.seeds, arguments.episodes)
+    if arguments.workers is not None and arguments.workers < 1:
+        raise ValueError(f"--workers {arguments.workers}: expected 1 or more")
+    if not 0 <= arguments.videos <= len(seeds):
+        raise ValueError(f"--videos {arguments.videos}: expected 0 to {len(seeds)}, the episodes")
+    sha256 = hash_policy(arguments.policy)
+    policies = [load_policy(arguments.policy, env_id) for env_id in envs]
+    now = datetime.now(timezone.utc)
+    setup = Setup(
+        schema=1,
+        suite=SUITE,
+        policy=PolicyIdentity(
+            name=getattr(policies[0], "name", type(policies[0]).__name__),
+            kind=arguments.policy,
+            privileged=bool(getattr(policies[0], "privileged", False)),
+            sha256=sha256,
+        ),
+        envs=envs,
+        seeds=(seeds.start, seeds.stop),
+        videos=arguments.videos,
+        versions=provenance.versions(),
+        commit=provenance.commit(),
+        machine=provenance.machine(),
+        date=now.isoformat(timespec="seconds"),
+        command=shlex.join(["python", "-m", MODULE, *sys.argv[1:]]),
+    )
+    folder = arguments.out or Path("runs") / f"{arguments.policy}-{now:%Y%m%d-%H%M%S}"
+    return EpisodeLog(folder, setup)
+
+
+def run(log: EpisodeLog, policy: str, workers: int) -> Result:
+    """Play the episodes that are not in ``log`` yet, and write ``result.json``.
+
+    Environments are played one after the other, so that each one's wall time is its own.
+
+    Args:
+        log: Of the run.
+        policy: What ``--policy`` named.
+        workers: How many processes play.
+
+    Raises:
+        WorkerError: The run cannot go on.
+        OSError: A file cannot be written.
+    """
+    setup = log.setup
+    missing = [
+        Task(env_id, seed, film=number < setup.videos)
+        for env_id in setup.envs
+        for number, seed in enumerate(setup.seed_range())
+        if (env_id, seed) not in log.entries
+    ]
+    file = log.folder / "result.json"
+    if not missing and file.exists():
+        print(f"{file} is already there, with the same configuration: nothing to do.")
+        return load_result(file)
+    total = dict.fromkeys(setup.envs, len(setup.seed_range()))
+    done = [entry.episode for entry in log.entries.values()]
+    with (
+        Workers(min(workers, len(missing)), policy, log.folder / "videos") as pool,
+        progress(total, done) as display,
+    ):
+        for env_id in setup.envs:
+            before = log.elapsed(env_id)
+            started = time.monotonic()
+            for played in pool.play(task for task in missing if task.env_id == env_id):
+                elapsed = before + time.monotonic() - started
+                log.add(Entry(played.episode, played.deaths, elapsed))
+                display.add(played.episode)
+    result = collect(log, workers)
+    save_result(result, file)
+    return result
+
+
+def collect(log: EpisodeLog, workers: int) -> Result:
+    """The result of a finished run."""
+    setup = log.setup
+    entries = [log.entries[env_id, seed] for env_id in setup.envs for seed in setup.seed_range()]
+    tasks = {
+        env_id: score(
+            [entry.episode for entry in entries if entry.episode.env == env_id],
+            log.elapsed(env_id) / 60,
+        )
+        for env_id in setup.envs
+    }
+    return Result(
+        **{name: getattr(setup, name) for name in asdict(setup)},
+        workers=workers,
+        workers_replaced=sum(entry.deaths for entry in entries),
+        wall_seconds=sum(log.elapsed(env_id) for env_id in setup.envs),
+        tasks=tasks,
+        episodes=tuple(entry.episode for entry in entries),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""What a run leaves behind: statistics, result files, the leaderboard; and who may read them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from benchmark.leaderboard import leaderboard
+from benchmark.protocol import ENVS, TEST, TRAIN, VALIDATION, choose_seeds, split_of
+from benchmark.result import Episode, Result, load_result, save_result, score
+from benchmark.stats import wilson
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_module(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"benchmark.{module}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+@pytest.fixture(scope="module")
+def result_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of four episodes of the zero policy."""
+    folder = tmp_path_factory.mktemp("zero")
+    done = run_module("run", "--policy", "zero", "--episodes", 4, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "result.json"
+
+
+def test_wilson_intervals_are_the_published_ones():
+    # Newcombe 1998, Statistics in Medicine 17, table I, method 3.
+    published = {
+        (81, 263): (0.2553, 0.3662),
+        (15, 148): (0.0624, 0.1605),
+        (0, 20): (0.0, 0.1611),
+        (1, 29): (0.0061, 0.1718),
+    }
+    for counts, interval in published.items():
+        assert wilson(*counts) == pytest.approx(interval, abs=5e-5)
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_impossible_counts(counts):
+    with pytest.raises(ValueError, match="impossible"):
+        wilson(*counts)
+
+
+def test_seeds_are_disjoint_and_the_first_test_seeds_are_the_default():
+    splits = sorted((TRAIN, VALIDATION, TEST), key=lambda split: split.start)
+    assert all(a.stop <= b.start for a, b in pairwise(splits))
+    assert choose_seeds(None, None) == TEST[:500]
+    assert choose_seeds(None, 600) == TEST[:600]
+    assert choose_seeds("5:9", None) == range(5, 9)
+    assert choose_seeds("5:9", 2) == range(5, 7)
+    assert split_of(range(5, 9)) == "train"
+    assert split_of(TEST) == "test"
+    assert split_of(range(TRAIN.stop - 1, TRAIN.stop + 1)) is None
+
+
+def test_score_counts_success_at_the_end_and_failures_by_reason():
+    def episode(seed: int, end: bool, distance: float | None, steps: int, failure: str | None):
+        return Episode(ENVS[0], seed, {}, end or seed == 1, end, distance, steps, failure)
+
+    episodes = [
+        episode(0, True, 0.005, 10, None),
+        episode(1, False, 0.03, 30, "timeout"),
+        episode(2, False, 0.2, 20, "timeout"),
+        episode(3, False, None, 0, "error: ValueError: no"),
+    ]
+    task = score(episodes, minutes=2)
+    assert (task.episodes, task.successes, task.successes_once) == (4, 1, 2)
+    assert task.success_rate == 0.25
+    assert task.ci95 == wilson(1, 4)
+    assert task.within == {"0.01": 0.25, "0.02": 0.25, "0.05": 0.5}
+    assert task.steps_median == 15
+    assert task.failures == {"timeout": 2, "error: ValueError: no": 1}
+    assert task.episodes_per_minute == 2
+
+
+def test_a_result_survives_writing_and_reading(result_file, tmp_path):
+    result = load_result(result_file)
+    assert [episode.seed for episode in result.episodes] == list(TEST[:4])
+    save_result(result, tmp_path / "again.json")
+    assert load_result(tmp_path / "again.json") == result
+    assert (tmp_path / "again.json").read_bytes() == result_file.read_bytes()
+    assert [file.name for file in tmp_path.iterdir()] == ["again.json"]
+
+
+def test_a_result_names_what_it_was_made_with_and_no_host(result_file):
+    text = result_file.read_text()
+    result = load_result(result_file)
+    assert result.policy.kind == "zero"
+    assert not result.policy.privileged
+    assert {"python", "robotic", "numpy", "komo_envs_sources"} <= set(result.versions)
+    assert {"platform", "cpu", "cores", "memory_gib"} == set(result.machine)
+    assert f'"{socket.gethostname()}"' not in text
+
+
+def _set(path: str, value: object):
+    """An edit of a result: set the entry at a dotted path."""
+
+    def edit(data: dict) -> None:
+        *parents, last = path.split(".")
+        for key in parents:
+            data = data[int(key)] if isinstance(data, list) else data[key]
+        data[last] = value
+
+    return edit
+
+
+TAMPERED = {
+    "a later schema": (_set("schema", 2), "schema: .*got 2"),
+    "a word for a number": (_set("workers", "two"), "workers: .*integer.*got 'two'"),
+    "an unknown field": (_set("sponsor", "me"), "sponsor: "),
+    "a field left out": (lambda data: data.pop("versions"), "versions: Field required"),
+    "a success made up": (_set("episodes.2.success_at_end", True), "tasks.KomoPush-v0.successes"),
+    "a rate made up": (_set("tasks.KomoPush-v0.success_rate", 0.9), ".*success_rate: .*got 0.9"),
+    "no time taken": (
+        _set("tasks.KomoPush-v0.episodes_per_minute", 0.0),
+        ".*positive number, got 0.0",
+    ),
+    "an infinite distance": (_set("episodes.0.distance", float("inf")), "episodes.0.distance"),
+    "an episode twice": (_set("episodes.1.seed", TEST.start), "episodes: expected one for every"),
+    "an episode left out": (lambda data: data["episodes"].pop(), "episodes: expected one"),
+    "no seeds at all": (_set("seeds", [5, 5]), "episodes: expected one for every"),
+}
+
+
+@pytest.mark.parametrize("case", TAMPERED)
+def test_a_result_that_is_not_whole_is_refused(case, result_file, tmp_path):
+    edit, reason = TAMPERED[case]
+    data = json.loads(result_file.read_text())
+    edit(data)
+    file = tmp_path / "tampered.json"
+    file.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=f"tampered.json: {reason}"):
+        load_result(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b'{"schema": 1}'])
+def test_what_is_no_result_is_refused(content, tmp_path):
+    file = tmp_path / "other.json"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"other\.json: "):
+        load_result(file)
+
+
+def test_the_leaderboard_is_generated_and_checked(result_file, tmp_path):
+    results, board = tmp_path / "results", tmp_path / "leaderboard.md"
+    results.mkdir()
+    zero = load_result(result_file)
+    save_result(zero, results / "zero.json")
+    _better(zero, results / "aaa.json")
+    arguments = ("--results", results, "--out", board)
+
+    missing = run_module("leaderboard", *arguments, "--check")
+    assert missing.returncode == 1
+    assert run_module("leaderboard", *arguments).returncode == 0
+    assert run_module("leaderboard", *arguments, "--check").returncode == 0
+    rows = [line for line in board.read_text().splitlines() if line.startswith("| [")]
+    assert rows[0].startswith("| [better](benchmark/results/aaa.json) | yes | 100.0% [")
+    assert rows[1].startswith("| [zero](benchmark/results/zero.json) | no | 0.0% [0.0, 49.0] | 4 |")
+
+    board.write_text(board.read_text().replace("100.0%", "99.9%"))
+    edited = run_module("leaderboard", *arguments, "--check")
+    assert edited.returncode == 1
+    assert edited.stderr.count("\n") == 1
+    assert "generate it again" in edited.stderr
+
+
+def _better(result: Result, file: Path) -> None:
+    """Write what ``result`` would be if each of its episodes had succeeded."""
+    episodes = tuple(
+        replace(episode, success_once=True, success_at_end=True, distance=0.001, failure=None)
+        for episode in result.episodes
+    )
+    policy = replace(result.policy, name="better", privileged=True)
+    tasks = {ENVS[0]: score(episodes, minutes=1)}
+    save_result(replace(result, policy=policy, episodes=episodes, tasks=tasks), file)
+
+
+def test_the_leaderboard_refuses_what_cannot_be_compared(result_file, tmp_path):
+    with pytest.raises(ValueError, match="there are none"):
+        leaderboard(tmp_path)
+    result = load_result(result_file)
+    file = tmp_path / "r.json"
+    save_result(replace(result, suite="0.0"), file)
+    with pytest.raises(ValueError, match=r"r\.json: suite: expected .*, got 0\.0"):
+        leaderboard(tmp_path)
+    training = tuple(replace(episode, seed=seed) for seed, episode in enumerate(result.episodes))
+    save_result(replace(result, seeds=(0, 4), episodes=training), file)
+    with pytest.raises(ValueError, match=r"r\.json: seeds: expected test seeds"):
+        leaderboard(tmp_path)
+    file.write_text("{")
+    refused = run_module("leaderboard", "--results", tmp_path, "--out", tmp_path / "board.md")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "r.json" in refused.stderr
+    assert not (tmp_path / "board.md").exists()
+
+
+def test_the_projects_own_leaderboard_is_up_to_date():
+    done = run_module("leaderboard", "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_speed_measures_every_mode_and_the_expert(tmp_path):
+    file = tmp_path / "speed.json"
+    done = run_module("speed", "--rounds", 1, "--steps", 20, "--episodes", 1, "--out", file)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(file.read_text())
+    assert list(report["steps"]) == ["state", "rgb 96", "rgb 128", "rgbd 96", "rgbd 128"]
+    for mode, numbers in report["steps"].items():
+        assert numbers["physics_ms"] > 0
+        assert (numbers["rendering_ms"] > 0) == (mode != "state")
+        assert numbers["overhead_ms"] > 0
+        assert numbers["steps_per_second"] == pytest.approx(1000 / numbers["step_ms"])
+    assert report["expert"]["plan_ms"] > 0
+    assert report["expert"]["plans"] >= 1
+    assert f"{report['steps']['rgb 96']['steps_per_second']:.0f}" in done.stdout

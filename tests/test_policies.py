@@ -1,0 +1,130 @@
+"""The policy contract, and the policies that look at nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import komo_envs  # noqa: F401
+from policies import RandomPolicy, load_policy
+from policies.identity import hash_policy, hash_sources
+
+ENVS = ("KomoPush-v0", "KomoPushPixels-v0")
+
+
+def batch_of(obs: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    return {key: np.stack([value] * count) for key, value in obs.items()}
+
+
+@pytest.mark.parametrize("env_id", ENVS)
+@pytest.mark.parametrize("spec", ["random", "zero"])
+def test_actions_have_the_shape_of_their_observations_and_fit_the_space(spec, env_id):
+    env = gym.make(env_id)
+    policy = load_policy(spec, env_id)
+    obs = env.observation_space.sample()
+    env.close()
+
+    action, state = policy.predict(obs)
+    assert env.action_space.contains(action)
+    assert state is None
+
+    actions, _ = policy.predict(batch_of(obs, 3))
+    assert actions.shape == (3, *env.action_space.shape)
+    assert all(env.action_space.contains(action) for action in actions)
+
+
+def test_random_actions_depend_on_the_seed_alone():
+    policy = load_policy("random", ENVS[0])
+    env = gym.make(ENVS[0])
+    obs = batch_of(env.observation_space.sample(), 100)
+    env.close()
+    draws = []
+    for seed in (7, 8, 7):
+        policy.set_random_seed(seed)
+        draws.append(policy.predict(obs)[0])
+        policy.predict(obs)  # history that must not matter
+    np.testing.assert_array_equal(draws[0], draws[2])
+    assert not np.array_equal(draws[0], draws[1])
+
+
+def test_random_actions_fill_the_space():
+    space = gym.spaces.Box(np.array([-1, 5], np.float32), np.array([1, 6], np.float32))
+    obs_space = gym.spaces.Dict({"a": gym.spaces.Box(0, 1, (2,))})
+    actions, _ = RandomPolicy(obs_space, space).predict({"a": np.zeros((4000, 2))})
+    np.testing.assert_allclose(actions.mean(axis=0), [0, 5.5], atol=0.05)
+    np.testing.assert_allclose(actions.std(axis=0), [2 / 12**0.5, 1 / 12**0.5], atol=0.02)
+
+
+def test_zero_is_clipped_into_the_action_space():
+    policy = load_policy("zero", ENVS[0])
+    env = gym.make(ENVS[0])
+    action, _ = policy.predict(env.observation_space.sample())
+    env.close()
+    low, high = env.action_space.low, env.action_space.high
+    assert (low > 0).any(), "this env's space leaves zero out, which is what the test needs"
+    np.testing.assert_array_equal(action, np.maximum(low, np.minimum(high, 0)))
+
+
+@pytest.mark.parametrize("obs", [{}, {"a": np.zeros(3)}, {"a": np.zeros((2, 3))}])
+def test_an_observation_of_another_space_is_refused(obs):
+    space = gym.spaces.Box(-1, 1, (1,))
+    policy = RandomPolicy(gym.spaces.Dict({"a": gym.spaces.Box(0, 1, (2,))}), space)
+    with pytest.raises(ValueError, match="observation"):
+        policy.predict(obs)
+
+
+def test_the_expert_is_privileged_and_the_others_are_not():
+    privileged = [load_policy(spec, ENVS[0]).privileged for spec in ("expert", "random", "zero")]
+    assert privileged == [True, False, False]
+
+
+def test_the_expert_is_refused_where_there_is_none():
+    with pytest.raises(ValueError, match=r"CartPole-v1.*expert"):
+        load_policy("expert", "CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("nowhere", None, "nowhere is not there"),
+        ("checkpoint", {"policy.json": "{}"}, "checkpoint folders cannot be scored"),
+        ("folder", {}, "folders cannot be scored"),
+        ("model.zip", "", "Stable-Baselines3"),
+        ("mine.py:Mine", "", "Python files"),
+        ("mine.onnx", "", r"files ending in '\.onnx'"),
+    ],
+)
+def test_what_cannot_be_loaded_yet_is_refused_by_its_kind(tmp_path, name, content, reason):
+    path = tmp_path / name.partition(":")[0]
+    if isinstance(content, dict):
+        path.mkdir()
+        for file, text in content.items():
+            (path / file).write_text(text)
+    elif content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=reason):
+        load_policy(str(tmp_path / name), ENVS[0])
+
+
+def test_a_policys_hash_is_that_of_its_sources(tmp_path, monkeypatch):
+    package = tmp_path / "some_sources"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "b.py").write_text("1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = hash_sources("some_sources")
+    assert before == hash_sources("some_sources")
+    (package / "notes.txt").write_text("not code")
+    assert hash_sources("some_sources") == before
+    (package / "b.py").write_text("2")
+    changed = hash_sources("some_sources")
+    (package / "b.py").rename(package / "c.py")
+    assert len({before, changed, hash_sources("some_sources")}) == 3
+
+    assert hash_policy("random") == hash_sources("policies.trivial")
+    assert hash_policy("expert") != hash_policy("random")
+    with pytest.raises(ValueError, match="is not there"):
+        hash_policy(str(Path("no") / "policy"))
