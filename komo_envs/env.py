@@ -15,7 +15,7 @@ from komo_envs.cameras import Image, Renderer
 from komo_envs.control import CONTROL_MODES, Controller
 from komo_envs.scene import Array, Body, Camera
 from komo_envs.tasks import TASKS, Scene
-from komo_envs.viewer import Viewer
+from komo_envs.viewer import Viewer, has_display
 from komo_envs.worlds import CONTROL_PERIOD, World, WorldState, make_simulation
 from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW
 
@@ -155,12 +155,20 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
 
         Raises:
             ValueError: an argument is not one of these.
+            RuntimeError: ``render_mode="human"`` without a display.
         """
         _check_choice("task", task, TASKS)
         _check_choice("obs_mode", obs_mode, OBS_MODES)
         _check_choice("control_mode", control_mode, CONTROL_MODES)
         _check_choice("reward_mode", reward_mode, REWARD_MODES)
         _check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        if not has_display():
+            if render_mode == "human":
+                raise RuntimeError(
+                    "render_mode='human' needs a display, and there is none (DISPLAY is not set); "
+                    "use render_mode='rgb_array', or run under xvfb-run"
+                )
+            self.metadata = {**self.metadata, "render_modes": ["rgb_array"]}
         self.task = TASKS[task]()
         self.task_description = self.task.description
         self.obs_mode = obs_mode
@@ -257,7 +265,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         """The scene as uint8 (H, W, 3) of ``render_size``, or shown in a window in human mode.
 
         Raises:
-            RuntimeError: the env has not been reset; or human mode finds no display.
+            RuntimeError: the env has not been reset, or human mode cannot open a window.
         """
         if self.render_mode is None:
             gym.logger.warn("render() does nothing: make the env with render_mode='rgb_array'")

@@ -8,6 +8,12 @@ import sys
 import numpy as np
 
 
+def has_display() -> bool:
+    """Whether there is something to open a window on."""
+    names = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    return sys.platform != "linux" or any(os.environ.get(name) for name in names)
+
+
 class Viewer:
     """A pygame window that shows pictures at the pace of real time."""
 
@@ -15,14 +21,8 @@ class Viewer:
         """Open a window of ``size`` (height, width) pixels.
 
         Raises:
-            RuntimeError: there is no display to open it on.
+            RuntimeError: the display does not let it.
         """
-        displays = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
-        if sys.platform == "linux" and not any(os.environ.get(name) for name in displays):
-            raise RuntimeError(
-                "render_mode='human' needs a display, and there is none (DISPLAY is not set); "
-                "use render_mode='rgb_array', or run under xvfb-run"
-            )
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         import pygame
 

@@ -44,10 +44,17 @@ def test_every_mode_passes_gymnasiums_checker(
     env.close()
 
 
+@pytest.mark.parametrize("display", [None, "dummy"])
 @pytest.mark.parametrize("env_id", IDS)
-def test_every_id_renders_in_every_mode(env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")  # the window has a test of its own, below
+def test_every_id_renders_in_every_mode(
+    env_id: str, display: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    if display:  # SDL's own, which shows nothing; a real window has a test of its own, below
+        monkeypatch.setenv("SDL_VIDEODRIVER", display)
     env = gym.make(env_id, render_mode="rgb_array")
+    assert ("human" in env.unwrapped.metadata["render_modes"]) == bool(display)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*symmetric and normalized space")
         check_env(env.unwrapped)
