@@ -46,7 +46,7 @@ class Body:
     size: tuple[float, ...]
     """Full extents in m: (x, y, z) of a box, (height, radius) of a cylinder."""
     color: tuple[float, float, float]
-    """Linear red, green and blue in [0, 1]."""
+    """Red, green and blue in [0, 1], as a screen shows them."""
     pose: Pose = IDENTITY
     """Initial pose of the body's centre; in the frame of ``parent`` if there is one."""
     parent: str | None = None

@@ -140,6 +140,7 @@ class Push:
                 color=(0.10, 0.62, 0.30),
                 pose=(tx, ty, TABLE_TOP, 1.0, 0.0, 0.0, 0.0),
                 solid=False,
+                bevel=0.001,
             ),
             Body(
                 "puck",
