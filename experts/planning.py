@@ -47,6 +47,20 @@ class Plan:
     solve_seconds: float
     """Wall time of the optimisation."""
 
+    def __str__(self) -> str:
+        """The plan in words and numbers, for a person to read."""
+        kind = "feasible" if self.feasible else "INFEASIBLE"
+        lines = [
+            f"{kind} plan of {self.times[-1]:.2f} s, found in {1000 * self.solve_seconds:.0f} ms"
+        ]
+        lines += [f"  {'phase':<10}{'ends at':>8}    tool at x, y, z"]
+        for phase in self.phases:
+            x, y, z = self.waypoints[phase]
+            lines += [f"  {phase:<10}{self.end_time(phase):>6.2f} s    {x:.3f}, {y:.3f}, {z:.3f} m"]
+        lines += ["  objective: cost, or violation of a constraint"]
+        lines += [f"    {value:8.1e}  {name}" for name, value in self.objectives.items()]
+        return "\n".join(lines)
+
     def at(self, seconds: float) -> Array:
         """Joint positions (7,) at a time, held at the last one after the end."""
         return np.array([np.interp(seconds, self.times, column) for column in self.path.T])

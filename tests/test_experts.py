@@ -88,6 +88,10 @@ def test_explains_its_plan() -> None:
     push = slice(plan.ends["approach"], plan.ends["push"])
     assert speeds[push].max() <= 0.18 + 1e-6
     assert speeds.max() <= 0.45 + 1e-6
+    text = str(plan)
+    assert text.startswith("feasible plan of ")
+    assert "0.152, 0.300, 0.662 m" in text
+    assert "push straight" in text
     env.close()
 
 

@@ -42,7 +42,7 @@ CAMERAS: tuple[Camera, ...] = (
         fov=70.0,
     ),
 )
-VIEW = Camera("view", look_at((0.95, 1.05, 1.32), (0.03, 0.14, 0.88)), fov=41.0)
+VIEW = Camera("view", look_at((0.95, 1.08, 1.34), (0.02, 0.10, 0.91)), fov=45.0)
 
 
 @dataclass(frozen=True)

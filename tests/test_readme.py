@@ -1,0 +1,21 @@
+"""What the README says runs."""
+
+from __future__ import annotations
+
+import re
+
+from conftest import PROJECT, RunPython
+
+
+def test_the_readmes_python_runs_as_it_stands(run_python: RunPython) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    done = run_python("\n".join(blocks))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "feasible plan of" in done.stdout
+
+
+def test_the_readmes_test_command_is_what_ci_calls() -> None:
+    command = "./setup.sh && .venv/bin/python -m pytest"
+    assert command in (PROJECT / "README.md").read_text()
+    assert command in (PROJECT / ".ci" / "run").read_text()
