@@ -27,8 +27,8 @@ OBS_MODES: dict[str, tuple[str, ...]] = {
 }
 """The observation modes, and the keys of the images that each observes."""
 REWARD_MODES = ("sparse", "dense")
-HOLD_TIME = 0.5
-"""Seconds for which success must hold until the episode ends."""
+HOLD_STEPS = round(0.5 / CONTROL_PERIOD)
+"""Steps for which success must hold until the episode ends: half a second."""
 
 Observation = dict[str, Any]
 
@@ -256,7 +256,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self._state = self.world.step(reference)
         observation, reward, info = self._evaluate()
         self._success_steps = self._success_steps + 1 if info["is_success"] else 0
-        terminated = self._success_steps * CONTROL_PERIOD >= HOLD_TIME
+        terminated = self._success_steps >= HOLD_STEPS
         if self.render_mode == "human":
             self.render()
         return observation, reward, terminated, False, info
@@ -417,7 +417,7 @@ def _box(low: Array, high: Array) -> spaces.Box:
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:
-    if value not in choices:
+    if value not in tuple(choices):
         expected = ", ".join(map(repr, choices))
         raise ValueError(f"{name}: {value!r} is unknown; expected one of {expected}")
 

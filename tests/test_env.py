@@ -133,6 +133,7 @@ def test_scenes_are_as_documented() -> None:
     ("arguments", "message"),
     [
         ({"obs_mode": "rbg"}, "obs_mode: 'rbg'"),
+        ({"obs_mode": ["rgb"]}, r"obs_mode: \['rgb'\]"),
         ({"control_mode": "torque"}, "control_mode: 'torque'"),
         ({"reward_mode": None}, "reward_mode: None"),
         ({"cameras": ("top",)}, "cameras: 'top'"),
