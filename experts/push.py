@@ -10,7 +10,7 @@ import numpy as np
 from experts.planning import Plan, Problem
 from komo_envs.env import KomoEnv
 from komo_envs.scene import Array
-from komo_envs.tasks.push import PUCK_HEIGHT, PUCK_RADIUS, STICK_RADIUS, TABLE_TOP, Push
+from komo_envs.tasks.push import PUCK, PUCK_HEIGHT, PUCK_RADIUS, STICK_RADIUS, TABLE_TOP, Push
 from komo_envs.worlds import CONTROL_PERIOD
 from komo_envs.worlds.panda import GRIPPER, load_panda
 from komo_envs.worlds.rai import quiet, ry
@@ -141,10 +141,13 @@ class PushExpert:
 
     def _begin(self, plan: Plan) -> None:
         self.plan_seconds.append(plan.solve_seconds)
+        env = self._attached()
         if not plan.feasible:
             self.failure = "no feasible plan"
             return
-        env = self._attached()
+        if not all(env.task.is_safe(*env.controller.kinematics.poses(q)) for q in plan.path):
+            self.failure = "the plan leaves the workspace"
+            return
         self._plan = plan
         self._phase = "approach"
         self._clock = 0.0
@@ -230,7 +233,7 @@ class PushExpert:
 
 def _puck(env: KomoEnv) -> Array:
     """Position (2,) of the puck's centre, m."""
-    return env.state.body_poses[2, :2]
+    return env.state.body_poses[PUCK, :2]
 
 
 def _direction(start: Array, end: Array) -> Array:

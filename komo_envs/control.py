@@ -24,10 +24,10 @@ class Controller:
     - ``ee``: the task's end-effector coordinates, absolute, m and rad.
     - ``ee_delta``: their change from the last command, in [-1, 1] times ``EndEffector.step``.
 
-    Whatever the mode, the reference moves by at most ``MAX_JOINT_SPEED`` and stays where the task
-    calls the arm safe: a step that would leave is shortened, to nothing if need be. In ``ee`` too,
-    no coordinate changes by more than ``EndEffector.step`` at once: a far target is approached in
-    a straight line.
+    Whatever the mode, no joint reference moves faster than ``MAX_JOINT_SPEED``, no end-effector
+    coordinate changes by more than ``EndEffector.step`` at once, and the arm stays where the task
+    calls it safe: a step that would leave is shortened, to nothing if need be. In ``ee``, a far
+    target is approached in a straight line.
     """
 
     def __init__(self, task: Task, mode: str) -> None:
@@ -72,22 +72,24 @@ class Controller:
                 f"action: expected shape {self.action_space.shape} in control_mode "
                 f"{self.mode!r}, got {value.shape}"
             )
+        with np.errstate(over="ignore"):  # wider floats than ours may hold larger numbers
+            value = value.astype(float)
         if not np.isfinite(value).all():
             raise ValueError(f"action: expected finite numbers, got {value.tolist()}")
-        return value.astype(float)
+        return value
 
     def reference(self, action: Array) -> Array:
         """The next joint reference (7,), rad, for a checked action (A,)."""
         if self.mode == "joint":
-            wanted = action
+            wanted = np.clip(action, JOINT_LOW, JOINT_HIGH)
         else:
             if self.mode == "ee_delta":
                 step = np.clip(action, -1.0, 1.0) * self._ee.step
             else:
-                step = action - self._ee_command
+                step = np.clip(action, self._ee.low, self._ee.high) - self._ee_command
                 step /= max(1.0, float(np.abs(step / self._ee.step).max()))
             wanted = self.solve(np.clip(self._ee_command + step, self._ee.low, self._ee.high))
-        self._set_command(self._limited(np.clip(wanted, JOINT_LOW, JOINT_HIGH)))
+        self._set_command(self._limited(wanted))
         return self._command
 
     def solve(self, coordinates: Array, start: Array | None = None) -> Array:
@@ -119,8 +121,13 @@ class Controller:
         self._ee_command = self.coordinates(q)
 
     def _limited(self, q: Array) -> Array:
+        """The reference nearest to ``q`` (7,) on the way there that all limits allow."""
         step = q - self._command
         step *= min(1.0, MAX_JOINT_SPEED * CONTROL_PERIOD / max(np.abs(step).max(), 1e-9))
+        moved = np.abs(self.coordinates(self._command + step) - self._ee_command) / self._ee.step
+        # The way there bends: a little more than the limit is let pass, so that end-effector
+        # commands at the limit are not cut.
+        step *= min(1.0, 1.05 / max(moved.max(), 1e-9))
         for share in (1.0, 0.5, 0.25):
             reference = self._command + share * step
             if self._task.is_safe(*self.kinematics.poses(reference)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -45,9 +45,10 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     (0, -0.2) and the table top is at z = 0.65. Metres, radians, seconds.
 
     ## Action Space
-    A ``Box`` of float32. Any finite action is safe: joints are moved at 1 rad/s at most, the tip
-    at 0.5 m/s along each axis, and neither leaves the task's workspace. ``control_mode`` selects
-    what the numbers mean:
+    A ``Box`` of float32. Any finite action is safe: what the arm is commanded moves no joint
+    faster than 1 rad/s and the tip no faster than about 0.5 m/s along each axis, and never leaves
+    the task's workspace. (Where a command turns abruptly, the arm itself overshoots by up to half
+    of that speed and some millimetres.) ``control_mode`` selects what the numbers mean:
 
     | mode             | shape | meaning                                        | range         |
     | ---------------- | ----- | ---------------------------------------------- | ------------- |
@@ -107,7 +108,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     ``KomoPushFixed-v0`` the target is always at (0.3, 0.15).
 
     ## Episode End
-    Success is the puck resting upright within 2 cm of its target (5 cm in ``KomoPushFixed-v0``).
+    Success is the puck resting flat, either face up, within 2 cm of its target (5 cm in
+    ``KomoPushFixed-v0``); at rest it is slower than 1 cm/s and 0.5 rad/s.
     The episode terminates when success has held for half a second, and is truncated after 150
     steps. ``info``, of reset and of every step, has ``is_success``, ``distance`` (m),
     ``reward_terms`` and ``scene`` (the episode's scene, as ``reset`` takes it).
@@ -178,16 +180,13 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self.cameras = _select_cameras(cameras, self.task.cameras)
         self.image_size = _check_size("image_size", image_size)
         self.render_size = _check_size("render_size", render_size)
-        self.shadows = bool(shadows)
+        _check_choice("shadows", shadows, (True, False))
+        self.shadows = shadows
 
         self.controller = Controller(self.task, control_mode)
         self.action_space = self.controller.action_space
         self._vectors = self._vector_spaces()
         self.observation_space = spaces.Dict({**self._picture_spaces(), **self._vectors})
-
-        if obs_mode == "state":
-            # Other libraries take whatever has this method for a goal env.
-            self.compute_reward = self._compute_reward
 
         self.world: World | None = None
         self._world_pid: int | None = None
@@ -209,6 +208,28 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             raise RuntimeError("the env is not running: call reset first")
         return self._state
 
+    @property
+    def compute_reward(self) -> Callable[..., Any]:
+        """``compute_reward(achieved_goal, desired_goal, info)``: the reward of other goals.
+
+        With ``obs_mode="state"`` only: other libraries take whatever has it for a goal env.
+
+        Args:
+            achieved_goal: What was achieved, float32 (G,) or a batch of them (B, G).
+            desired_goal: What is wanted, of the same shape.
+            info: The step's info, or B of them. Only dense rewards look at it, for the terms that
+                do not depend on goals.
+
+        Returns:
+            The reward, a float or (B,). For the goals and info of a step, that step's own.
+
+        Raises:
+            ValueError: dense rewards, and an info that is not a step's.
+        """
+        if self.obs_mode != "state":
+            raise AttributeError(f"compute_reward: there is none with obs_mode={self.obs_mode!r}")
+        return self._compute_reward
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
@@ -221,14 +242,13 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         Raises:
             ValueError: an option is unknown, or the scene is not one that the task can set up.
         """
-        super().reset(seed=seed)
-        options = options or {}
-        if unknown := set(options) - {"scene"}:
+        if options is not None and not isinstance(options, dict):
+            raise ValueError(f"options: expected a dict or None, got {options!r}")
+        if unknown := set(options or {}) - {"scene"}:
             raise ValueError(f"options: unknown key {min(map(str, unknown))!r}; expected 'scene'")
-        if "scene" in options:
-            scene = self.task.check_scene(options["scene"])
-        else:
-            scene = self.task.sample_scene(self.np_random)
+        given = self.task.check_scene(options["scene"]) if options else None
+        super().reset(seed=seed)
+        scene = given or self.task.sample_scene(self.np_random)
         if self.world is None or self._world_pid != os.getpid():
             self.close()  # what a forked process inherits of its parent's world is of no use
             self.world, self._world_pid = make_simulation(), os.getpid()
@@ -250,9 +270,12 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
                 Nothing has moved, and the episode can go on.
             RuntimeError: the env has not been reset, or the simulator failed: reset it.
         """
-        if self.world is None or self._world_pid != os.getpid():
+        if self.world is None or self._state is None or self._world_pid != os.getpid():
             raise RuntimeError("the env is not running in this process: call reset first")
         reference = self.controller.reference(self.controller.check(action))
+        # Whatever interrupts the motion, Ctrl-C too, leaves arm and command apart: the episode
+        # is over then.
+        self._state = None
         self._state = self.world.step(reference)
         observation, reward, info = self._evaluate()
         self._success_steps = self._success_steps + 1 if info["is_success"] else 0
@@ -310,16 +333,16 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         desired_goal: np.ndarray,
         info: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     ) -> Any:
-        """The reward of achieved goals (..., G) when desired goals (..., G) are wanted.
-
-        Equals the reward of ``step`` for the goals of its observation and its info. The dense
-        terms that do not depend on goals are taken from ``info``, a dict or one for each goal.
-        """
         if self.reward_mode == "sparse":
             reward = self.task.is_success(achieved_goal, desired_goal) - np.float64(1)
         else:
             goal_terms = self.task.goal_reward_terms(achieved_goal, desired_goal)
             infos = [info] if isinstance(info, Mapping) else info
+            if not all("reward_terms" in i for i in infos):
+                raise ValueError(
+                    "info: expected the infos of the steps, for the terms of the dense reward; "
+                    "Stable-Baselines3 gives them with HerReplayBuffer(copy_info_dict=True)"
+                )
             others = [
                 sum(value for name, value in i["reward_terms"].items() if name not in goal_terms)
                 for i in infos
@@ -437,8 +460,10 @@ def _check_size(name: str, value: Any) -> tuple[int, int]:
 
 def _select_cameras(names: Sequence[str], known: Sequence[Camera]) -> tuple[Camera, ...]:
     by_name = {camera.name: camera for camera in known}
-    if isinstance(names, str) or not names or len(set(names)) != len(names):
-        raise ValueError(f"cameras: {names!r}; expected a sequence of different camera names")
+    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
+        raise ValueError(f"cameras: {names!r}; expected a sequence of camera names")
     for name in names:
         _check_choice("cameras", name, by_name)
+    if len(set(names)) != len(names):
+        raise ValueError(f"cameras: {names!r}; expected different cameras")
     return tuple(by_name[name] for name in names)

@@ -125,6 +125,8 @@ def test_scenes_are_as_documented() -> None:
     fixed = gym.make("KomoPushFixed-v0")
     scenes = [fixed.reset(seed=seed)[1]["scene"] for seed in range(20)]
     assert {tuple(scene["target"]) for scene in scenes} == {(0.3, 0.15)}
+    with pytest.raises(ValueError, match="fixed at"):
+        fixed.reset(options={"scene": {"puck": [0.0, 0.3], "target": [-0.2, 0.25]}})
     assert len({tuple(scene["puck"]) for scene in scenes}) == 20
     fixed.close()
 
@@ -139,6 +141,8 @@ def test_scenes_are_as_documented() -> None:
         ({"cameras": ("top",)}, "cameras: 'top'"),
         ({"cameras": "front"}, "cameras: 'front'"),
         ({"cameras": ("front", "front")}, "cameras: "),
+        ({"cameras": 5}, "cameras: 5"),
+        ({"shadows": "no"}, "shadows: 'no'"),
         ({"image_size": 0}, "image_size: 0"),
         ({"image_size": (96, 96, 3)}, "image_size: "),
         ({"image_size": 96.5}, "image_size: 96.5"),
@@ -156,6 +160,7 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
     ("options", "message"),
     [
         ({"scenes": {}}, "options: unknown key 'scenes'"),
+        ("scene", "options: expected a dict"),
         ({"scene": {"puck": [0.0, 0.3]}}, "scene: expected the keys"),
         ({"scene": {"puck": [0.0, 0.3], "target": [0.1, 0.3], "goal": 1}}, "scene: expected"),
         ({"scene": [0.0, 0.3]}, "scene: expected"),
@@ -189,6 +194,7 @@ def test_bad_options_are_named_and_do_no_harm(options: dict[str, Any], message: 
         np.zeros(3, dtype=complex),
         np.zeros(3, dtype=bool),
         np.array([None] * 3),
+        np.array([0.0, 0.3, np.longdouble("1e400")]),
         None,
     ],
     ids=repr,
@@ -206,7 +212,7 @@ def test_bad_actions_move_nothing(action: Any) -> None:
 
 
 @pytest.mark.parametrize("control_mode", ["joint", "ee", "ee_delta"])
-@pytest.mark.parametrize("scale", [1.0, 1e30])
+@pytest.mark.parametrize("scale", [1.0, 1e30, 1e300])
 def test_any_finite_action_is_safe(control_mode: str, scale: float) -> None:
     env = gym.make("KomoPush-v0", control_mode=control_mode, max_episode_steps=400)
     rng = np.random.default_rng(0)
@@ -214,13 +220,15 @@ def test_any_finite_action_is_safe(control_mode: str, scale: float) -> None:
     previous = env.reset(seed=3)[0]["observation"]
     for step in range(400):
         if step % 5 == 0:  # hold some actions, so that limits are reached
-            action = (scale * rng.uniform(low, high)).astype(np.float32)
+            action = scale * rng.uniform(low, high)
         observation, *_ = env.step(action)
         assert observation in env.observation_space
         vector = observation["observation"]
         q, command, tip = vector[:7], vector[7:14], vector[14:17]
         assert np.abs(command - previous[7:14]).max() <= 0.1 + 1e-5
+        assert np.abs(vector[17:20] - previous[17:20]).max() <= 0.055
         assert np.abs(q - command).max() < 0.15
+        assert np.abs(vector[20:27]).max() < 1.6
         assert 0.65 < tip[2] < 0.97
         assert np.abs(tip[0]) < 0.73
         assert np.hypot(tip[0], tip[1] + 0.2) > 0.26
@@ -252,6 +260,31 @@ def test_compute_reward_equals_steps_alone_and_in_batches(reward_mode: str) -> N
         assert np.array_equal(relabelled == 0, resting)
     else:
         assert rewards[-1] == pytest.approx(sum(infos[-1]["reward_terms"].values()))
+    env.close()
+
+
+@pytest.mark.parametrize("reward_mode", ["sparse", "dense"])
+def test_hindsight_relabelling_of_stable_baselines_works(reward_mode: str) -> None:
+    sb3 = pytest.importorskip("stable_baselines3")
+    env = gym.make("KomoPush-v0", reward_mode=reward_mode, control_mode="ee_delta")
+
+    def learn(copy_info_dict: bool) -> None:
+        model = sb3.SAC(
+            "MultiInputPolicy",
+            env,
+            replay_buffer_class=sb3.HerReplayBuffer,
+            replay_buffer_kwargs={"copy_info_dict": copy_info_dict},
+            learning_starts=160,
+            policy_kwargs={"net_arch": [16]},
+        )
+        model.learn(170)
+
+    learn(copy_info_dict=True)
+    if reward_mode == "sparse":
+        learn(copy_info_dict=False)
+    else:
+        with pytest.raises(ValueError, match="copy_info_dict=True"):
+            learn(copy_info_dict=False)
     env.close()
 
 
@@ -303,6 +336,27 @@ for episode in range(100):
     done = run_python(script)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list((Path(str(done.args[1])).parent / "cwd").iterdir()) == []
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "0, 1, 2"])
+def test_closed_standard_streams_do_no_harm(
+    closed: str, run_python: RunPython, tmp_path: Path
+) -> None:
+    script = f"""
+import os, subprocess, sys
+if len(sys.argv) == 1:
+    def close():
+        for descriptor in ({closed},):
+            os.close(descriptor)
+    sys.exit(subprocess.call([sys.executable, __file__, "child"], preexec_fn=close))
+import gymnasium as gym, komo_envs
+env = gym.make("KomoPush-v0", obs_mode="rgb")
+env.reset(seed=0)
+env.step(env.action_space.sample())
+open({str(tmp_path / "fine")!r}, "w").close()
+"""
+    assert run_python(script).returncode == 0
+    assert (tmp_path / "fine").exists()
 
 
 def test_memory_does_not_grow(run_python: RunPython) -> None:

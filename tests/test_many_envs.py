@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from common import random_rollout
-from conftest import RunPython
+from conftest import PROJECT, RunPython
 
 from komo_envs.worlds.rai import SimulationError
 
@@ -147,3 +148,126 @@ process.join()
     done = run_python(script, str(inline), timeout=60)
     message = "the env is not running in this process: call reset first"
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{message} True True True\n", "")
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "sys.exit(0)",
+        "env = None; gc.collect(); sys.exit(0)",
+        "env.reset(seed=1); sys.exit(0)",
+        "env.close(); sys.exit(0)",
+        "other = gym.make('KomoPush-v0'); other.reset(seed=1); sys.exit(0)",
+    ],
+)
+def test_a_forked_process_ends_however_it_treats_what_it_inherits(
+    ending: str, run_python: RunPython
+) -> None:
+    script = f"""
+import gc, os, sys
+import gymnasium as gym, komo_envs
+env = gym.make("KomoPush-v0", obs_mode="rgb")
+env.reset(seed=0)
+if not os.fork():
+    {ending}
+print(os.wait()[1])
+"""
+    done = run_python(script, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
+@pytest.mark.parametrize("obs_mode", ["state", "rgb"])
+def test_an_env_that_is_dropped_is_freed(obs_mode: str, run_python: RunPython) -> None:
+    script = """
+import gc, sys
+import gymnasium as gym, komo_envs
+gc.disable()
+for _ in range(3):
+    env = gym.make("KomoPush-v0", obs_mode=sys.argv[1])
+    env.reset(seed=0)
+    print(type(env.unwrapped.world).__name__)
+    del env
+"""
+    done = run_python(script, obs_mode)
+    assert (done.returncode, done.stdout) == (0, "PhysxWorld\n" * 3)
+
+
+def test_envs_of_several_threads_start_together(run_python: RunPython) -> None:
+    script = """
+import os, threading
+import gymnasium as gym
+from common import random_rollout
+
+expected = random_rollout(gym.make("KomoPush-v0"), 2, 20)
+stdout = os.readlink("/proc/self/fd/1"), os.readlink("/proc/self/fd/2")
+same = []
+
+def work():
+    env = gym.make("KomoPush-v0")
+    for _ in range(3):
+        same.append(random_rollout(env, 2, 20) == expected)
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert (os.readlink("/proc/self/fd/1"), os.readlink("/proc/self/fd/2")) == stdout
+print(same)
+"""
+    done = run_python(script, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{[True] * 12}\n", "")
+
+
+@pytest.mark.parametrize("kind", ["inline", "isolated"])
+def test_an_interrupt_ends_the_episode_and_nothing_else(kind: str, run_python: RunPython) -> None:
+    script = """
+import random, signal, sys
+import gymnasium as gym, numpy as np
+from common import random_rollout
+
+first = gym.make("KomoPush-v0")
+if sys.argv[1] == "isolated":
+    first.reset(seed=0)
+env = gym.make("KomoPush-v0", control_mode="joint")
+expected = random_rollout(env, 6, 20)
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+random.seed(0)
+ended = 0
+for _ in range(20):
+    env.reset(seed=1)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-3, 1e-2))
+        while True:
+            env.step(env.action_space.sample())
+    except KeyboardInterrupt:
+        try:
+            env.step(env.action_space.sample())
+        except RuntimeError as error:
+            ended += "call reset first" in str(error)
+    assert random_rollout(env, 6, 20) == expected
+print(ended > 0)
+"""
+    done = run_python(script, kind, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+def test_an_isolated_world_imports_what_its_parent_does(
+    run_python: RunPython, tmp_path: Path
+) -> None:
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd" / "tempfile.py").write_text("raise ImportError('not the one you want')")
+    odd = tmp_path / "a b:c"
+    odd.symlink_to(PROJECT)
+    script = f"""
+import sys
+sys.path.insert(0, {str(odd)!r})
+import gymnasium as gym, komo_envs
+envs = [gym.make("KomoPush-v0") for _ in range(2)]
+print([len(env.reset(seed=0)) for env in envs], komo_envs.__file__)
+"""
+    done = run_python(script, PYTHONPATH=None)
+    assert done.stderr == ""
+    assert done.stdout == f"[2, 2] {odd}/komo_envs/__init__.py\n"

@@ -14,6 +14,7 @@ from komo_envs.worlds.base import WorldState
 
 TABLE_TOP = 0.65  # m, as in rai's scene of the Panda on a table
 BASE = np.array([0.0, -0.2])  # m, where the robot stands on it; the arm looks along +y
+PUCK = 2  # its index in Push.bodies
 PUCK_RADIUS = 0.04
 PUCK_HEIGHT = 0.03
 PUCK_MASS = 0.2
@@ -47,7 +48,7 @@ VIEW = Camera("view", look_at((0.95, 1.08, 1.34), (0.02, 0.10, 0.91)), fov=45.0)
 
 @dataclass(frozen=True)
 class Push:
-    """The puck rests, upright, within ``success_radius`` of its target.
+    """The puck rests, flat on either face, within ``success_radius`` of its target.
 
     A scene is ``{"puck": [x, y], "target": [x, y]}``: centres on the table in m, world frame.
     Goals are ``[x, y, rest]``: the puck's centre, and 1 when it rests upright on the table, else 0.
@@ -92,7 +93,7 @@ class Push:
 
         Raises:
             ValueError: a key is missing or unknown, a position is not two finite numbers or lies
-                beyond reach, or start and target overlap.
+                beyond reach, start and target overlap, or the target is another than the fixed one.
         """
         if not isinstance(scene, Mapping) or set(scene) != {"puck", "target"}:
             keys = sorted(map(str, scene)) if isinstance(scene, Mapping) else repr(scene)
@@ -117,6 +118,11 @@ class Push:
             raise ValueError(
                 f"scene: puck and target overlap, {distance:.3f} m apart; "
                 f"expected at least {DISTANCE[0]} m"
+            )
+        if self.fixed_target is not None and checked["target"] != list(self.fixed_target):
+            raise ValueError(
+                f"scene['target']: {checked['target']}; this env's target is fixed at "
+                f"{list(self.fixed_target)}"
             )
         return checked
 
@@ -188,12 +194,12 @@ class Push:
 
     def privileged(self, state: WorldState) -> Array:
         """Puck: position (3,), axis (3,), linear (3,) and angular velocity (3,)."""
-        pose = state.body_poses[_PUCK]
-        return np.concatenate([pose[:3], _axis(pose[3:]), state.body_velocities[_PUCK]])
+        pose = state.body_poses[PUCK]
+        return np.concatenate([pose[:3], _axis(pose[3:]), state.body_velocities[PUCK]])
 
     def achieved_goal(self, state: WorldState) -> Array:
         """``[x, y, rest]`` of the puck."""
-        pose, velocity = state.body_poses[_PUCK], state.body_velocities[_PUCK]
+        pose, velocity = state.body_poses[PUCK], state.body_velocities[PUCK]
         rest = (
             np.linalg.norm(velocity[:3]) <= REST_SPEED
             and np.linalg.norm(velocity[3:]) <= REST_SPIN
@@ -224,11 +230,8 @@ class Push:
 
     def other_reward_terms(self, state: WorldState, tool: Array) -> dict[str, float]:
         """``reach``: at most 0.25 less the farther the tip is from the puck."""
-        gap = float(np.linalg.norm(tool - state.body_poses[_PUCK, :3])) - PUCK_RADIUS
+        gap = float(np.linalg.norm(tool - state.body_poses[PUCK, :3])) - PUCK_RADIUS
         return {"reach": -0.25 * float(np.tanh(5.0 * max(gap, 0.0)))}
-
-
-_PUCK = 2  # its index in Push.bodies
 
 
 def _axis(q: Array) -> Array:

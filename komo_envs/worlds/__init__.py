@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 import weakref
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,10 @@ __all__ = ["CONTROL_PERIOD", "World", "WorldState", "make_simulation"]
 
 _inline: weakref.ref[PhysxWorld] | None = None
 _inline_pid: int | None = None
+_lock = threading.Lock()
+os.register_at_fork(
+    before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+)
 
 
 def make_simulation() -> World:
@@ -25,17 +30,17 @@ def make_simulation() -> World:
     extra, and every further one while it is open gets its own process. A process that was forked
     from one that has simulated gets no inline world either: PhysX's threads did not come along.
     """
-    global _inline, _inline_pid
-    forked = _inline_pid is not None and _inline_pid != os.getpid()
-    if forked or _open_inline_world() is not None:
-        from komo_envs.worlds.isolated import IsolatedWorld
-
-        return IsolatedWorld()
+    from komo_envs.worlds.isolated import IsolatedWorld
     from komo_envs.worlds.physx import PhysxWorld
 
-    world = PhysxWorld()
-    _inline, _inline_pid = weakref.ref(world), os.getpid()
-    return world
+    global _inline, _inline_pid
+    with _lock:
+        forked = _inline_pid is not None and _inline_pid != os.getpid()
+        if forked or _open_inline_world() is not None:
+            return IsolatedWorld()
+        world = PhysxWorld()
+        _inline, _inline_pid = weakref.ref(world), os.getpid()
+        return world
 
 
 def _open_inline_world() -> PhysxWorld | None:

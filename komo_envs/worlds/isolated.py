@@ -1,20 +1,23 @@
 """A simulated world in a process of its own, so that any number of envs can share a program.
 
-The child is started from this module by its name and not by forking or re-importing the user's
-script: that works in scripts without a ``__main__`` guard, in threads, and in the daemonic workers
-of vector envs. It lives until its world is closed, dropped, or its parent is gone.
+The child is a fresh interpreter, neither a fork nor one that imports the user's script again:
+that works in scripts without a ``__main__`` guard, in threads, and in the daemonic workers of
+vector envs. It lives until its world is closed, dropped, or its parent is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import weakref
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from typing import IO
 
 from komo_envs.scene import Array, Body
 from komo_envs.worlds.base import WorldState
@@ -48,19 +51,20 @@ class IsolatedWorld:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the child is
         with theirs:
-            environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p or "." for p in sys.path))
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "komo_envs.worlds.isolated", str(theirs.fileno())],
+                [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=self._errors,
                 start_new_session=True,  # Ctrl-C in the user's terminal is not for it
-                env=environment,
             )
         self._connection = Connection(ours.detach())
-        self._finalizer = weakref.finalize(self, _end, self._connection, self.process, os.getpid())
+        self._finalizer = weakref.finalize(
+            self, _end, self._connection, self.process, self._errors, os.getpid()
+        )
 
     def _call(self, method: str, *arguments: object) -> WorldState:
         if self._connection is None:
@@ -69,16 +73,40 @@ class IsolatedWorld:
             self._connection.send((method, arguments))
             result = self._connection.recv()
         except (EOFError, OSError) as error:
+            reason = self._last_words()
             self.close()
             raise SimulationError(
-                f"the process of this simulation ended during {method}; reset starts a new one"
+                f"the process of this simulation ended during {method}{reason}; "
+                "reset starts a new one"
             ) from error
+        except BaseException:
+            # An interrupt: the answer is still to come, and would be taken for the next one's.
+            self.close()
+            raise
         if isinstance(result, WorldState):
             return result
         raise SimulationError(result)
 
+    def _last_words(self) -> str:
+        """The last line that the child process wrote to stderr, if it wrote any."""
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f" ({lines[-1]})" if lines else ""
 
-def _end(connection: Connection, child: subprocess.Popen[bytes], pid: int) -> None:
+
+# The child imports what its parent would, wherever it runs.
+_PROGRAM = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from komo_envs.worlds.isolated import serve
+serve(int(sys.argv[2]))
+"""
+
+
+def _end(
+    connection: Connection, child: subprocess.Popen[bytes], errors: IO[bytes], pid: int
+) -> None:
+    errors.close()
     if os.getpid() != pid:
         connection.close()  # a fork's copy: the child belongs to the process that started it
         return
@@ -92,27 +120,22 @@ def _end(connection: Connection, child: subprocess.Popen[bytes], pid: int) -> No
         child.wait()
 
 
-def _serve(connection: Connection) -> None:
+def serve(descriptor: int) -> None:
+    """The life of a child process: answer what comes through a socket until it closes."""
     from komo_envs.worlds.physx import PhysxWorld
 
+    connection = Connection(descriptor)
     world = PhysxWorld()
-    while True:
-        try:
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone
+        while True:
             method, arguments = connection.recv()
-        except (EOFError, ConnectionResetError):
-            break
-        if method == "close":
-            break
-        try:
-            result: object = getattr(world, method)(*arguments)
-        except SimulationError as error:
-            result = str(error)
-        try:
+            if method == "close":
+                break
+            try:
+                result: object = getattr(world, method)(*arguments)
+            except SimulationError as error:
+                result = str(error)
+            except Exception as error:
+                result = f"{type(error).__name__}: {error}"
             connection.send(result)
-        except (BrokenPipeError, ConnectionResetError):
-            break
     world.close()
-
-
-if __name__ == "__main__":
-    _serve(Connection(int(sys.argv[1])))

@@ -9,8 +9,6 @@ import numpy as np
 from komo_envs.scene import ROBOT_LINKS, Array, Body
 from komo_envs.worlds.rai import quiet, ry
 
-BASE = np.array([0.0, -0.2, 0.65])
-"""Position of the robot's base in the world frame, m; the arm looks along +y."""
 GRIPPER = "l_gripper"
 JOINT_LOW = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, 0.5, -2.8973])
 JOINT_HIGH = np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.0, 2.8973])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,13 +13,11 @@ import numpy as np
 from komo_envs.scene import IDENTITY, Array, Body
 from komo_envs.worlds.base import CONTROL_PERIOD, WorldState
 from komo_envs.worlds.panda import GRIPPER, LINK_FRAMES, load_panda
-from komo_envs.worlds.rai import SimulationError, quiet, ry
+from komo_envs.worlds.rai import SimulationError, plain_errors, quiet, ry
 
 PHYSICS_STEP = 0.005
 """Seconds of one physics step. At 10 ms and above a pushed puck no longer moves as it should."""
 SUBSTEPS = round(CONTROL_PERIOD / PHYSICS_STEP)
-
-_orphans: list[object] = []
 
 
 class PhysxWorld:
@@ -32,7 +32,7 @@ class PhysxWorld:
         self._config: ry.Config | None = None
         self._simulation: ry.Simulation | None = None
         self._layout: tuple[Body, ...] = ()
-        self._pid = os.getpid()
+        _worlds.add(self)
 
     def reset(self, q: Array, bodies: Sequence[Body]) -> WorldState:
         """Set the arm to ``q`` (7,) at rest, and every body to its initial pose.
@@ -79,7 +79,7 @@ class PhysxWorld:
         # The joint drives (stiffness 1000, damping 100, no velocity target) trail a moving
         # reference by damping / stiffness = 0.1 s. Leading it by as much takes the lag out.
         lead = step * (0.1 / CONTROL_PERIOD)
-        with quiet():
+        with plain_errors():
             for i in range(1, SUBSTEPS + 1):
                 target = self._reference + step * (i / SUBSTEPS) + lead
                 self._simulation.step(target, PHYSICS_STEP, ry.ControlMode.position)
@@ -89,10 +89,6 @@ class PhysxWorld:
 
     def close(self) -> None:
         """Free the simulation, and this process for another one. The world is of no more use."""
-        if os.getpid() != self._pid:
-            # In a forked child the simulation's worker thread does not exist, and waiting for it
-            # in the destructor would never end. The child's copy is left to the system.
-            _orphans.append(self._simulation)
         self._simulation = None
         self.closed = True
 
@@ -112,3 +108,19 @@ class PhysxWorld:
             body_poses=frames[self._bodies],
             body_velocities=velocities,
         )
+
+
+_worlds: weakref.WeakSet[PhysxWorld] = weakref.WeakSet()
+
+
+def _keep_simulations() -> None:
+    """Let no simulation that a forked process inherits be destroyed there.
+
+    Its worker thread has not come along, and the destructor would wait for it for ever.
+    """
+    for world in _worlds:
+        if world._simulation is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(world._simulation))
+
+
+os.register_at_fork(after_in_child=_keep_simulations)

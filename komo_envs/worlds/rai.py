@@ -7,74 +7,132 @@ does ``from komo_envs.worlds.rai import ry, quiet`` and is spared all three.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 SYSTEM_PACKAGES = (
     "libfreetype6 liblapack3 libx11-6 libxi6 libxrandr2 libxxf86vm1 libglu1-mesa libgl1"
 )
-
-_libc = ctypes.CDLL(None)
-_devnull = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
 class SimulationError(RuntimeError):
     """The simulator refused an operation, or a failed check in its C++ ended it."""
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Send what C++ prints meanwhile to nowhere, and turn its failed checks into one error.
-
-    File descriptors 1 and 2 point to the null device inside the block. rai holds the GIL, so no
-    other Python thread can lose a line. Costs about 5 microseconds.
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn a failed check in rai's C++ into one clear error.
 
     Raises:
         SimulationError: rai raised; the message is the first line of its own.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    _libc.fflush(None)  # whatever C has buffered so far is the user's, and is shown
-    stdout, stderr = os.dup(1), os.dup(2)
-    os.dup2(_devnull, 1)
-    os.dup2(_devnull, 2)
     try:
         yield
     except RuntimeError as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise SimulationError(f"the simulator refused: {reason}") from error
-    finally:
-        _libc.fflush(None)
-        os.dup2(stdout, 1)
-        os.dup2(stderr, 2)
-        os.close(stdout)
-        os.close(stderr)
 
 
-@contextmanager
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Send what C++ prints meanwhile to nowhere, and make its errors plain.
+
+    File descriptors 1 and 2 are the whole process's: what other threads write to them inside the
+    block is lost too, so it encloses only calls that are known to print. It does not nest.
+
+    Raises:
+        SimulationError: rai raised.
+    """
+    with _redirection, plain_errors():
+        yield
+
+
+class _Redirection:
+    """Lends file descriptors 1 and 2 to the null device, for one thread at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._saved: dict[int, int] = {}
+        self._libc = ctypes.CDLL(None)
+        null = os.open(os.devnull, os.O_WRONLY)
+        # Where a program has closed its standard descriptors, open would have handed out one.
+        self._null = fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, 3)
+        os.close(null)
+        # No process is forked while the descriptors are lent, so no child inherits them so.
+        os.register_at_fork(
+            before=self._lock.acquire,
+            after_in_parent=self._lock.release,
+            after_in_child=self._lock.release,
+        )
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        try:
+            self._restore()  # if Ctrl-C has kept the last one from it
+            self._redirect()
+        except BaseException:
+            self._restore()
+            self._lock.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._restore()
+        finally:
+            self._restore()  # once more, if Ctrl-C has come between: it does no harm
+            self._lock.release()
+
+    def _redirect(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                with contextlib.suppress(Exception):  # the stream is the user's, and may be odd
+                    stream.flush()
+        self._libc.fflush(None)  # whatever C has buffered so far is the user's, and is shown
+        for descriptor in (1, 2):
+            with contextlib.suppress(OSError):  # a program may have closed it
+                self._saved[descriptor] = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+                os.dup2(self._null, descriptor)
+
+    def _restore(self) -> None:
+        if self._saved:
+            self._libc.fflush(None)
+        for descriptor in tuple(self._saved):
+            os.dup2(self._saved[descriptor], descriptor)
+            os.close(self._saved.pop(descriptor))
+
+
+_redirection = _Redirection()
+
+
+@contextlib.contextmanager
 def _scratch_directory() -> Iterator[None]:
     """rai opens ``z.log.global`` where it is loaded: let that be a folder that goes away."""
-    here = os.getcwd()
-    with tempfile.TemporaryDirectory() as scratch:
-        os.chdir(scratch)
-        try:
-            yield
-        finally:
-            os.chdir(here)
+    here = os.open(".", os.O_DIRECTORY)  # a descriptor finds back even to a folder without a name
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            os.chdir(scratch)
+            try:
+                yield
+            finally:
+                os.fchdir(here)
+    finally:
+        os.close(here)
 
 
-try:
-    with _scratch_directory(), quiet():
+with _scratch_directory(), quiet():
+    try:
         import robotic as ry
-except (ImportError, OSError) as error:
-    raise ImportError(
-        f"robotic, the simulator of komo-envs, cannot be loaded: {error}. "
-        "Run ./setup.sh in the project's folder, or: "
-        f"sudo apt-get install {SYSTEM_PACKAGES} && pip install robotic"
-    ) from error
+    except (ImportError, OSError) as error:
+        raise ImportError(
+            f"robotic, the simulator of komo-envs, cannot be loaded: {error}. "
+            "Run ./setup.sh in the project's folder, or: "
+            f"sudo apt-get install {SYSTEM_PACKAGES} && pip install robotic"
+        ) from error
 
-__all__ = ["SimulationError", "quiet", "ry"]
+__all__ = ["SimulationError", "plain_errors", "quiet", "ry"]
