@@ -3,8 +3,9 @@
 # pyproject.toml at the versions of constraints.txt. Run it as often as you like: it does only
 # what is left to do.
 #
-#   ./setup.sh                      takes python3, or else any Python from 3.10 to 3.13
-#   PYTHON=python3.12 ./setup.sh    takes this one
+#   ./setup.sh                      what it takes to run
+#   ./setup.sh --dev                and to test: a virtual screen, pytest, PyTorch, ...
+#   PYTHON=python3.12 ./setup.sh    with this Python; else python3, or any from 3.10 to 3.13
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
@@ -24,6 +25,12 @@ stamp=.venv/.setup # "unfinished", or what .venv was made from
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
+case "$*" in
+    '') extra='' ;;
+    --dev) extra='[dev]' ;;
+    *) echo "setup: ./setup.sh $*: expected nothing, or --dev" >&2 && exit 2 ;;
+esac
+
 say() { printf 'setup: %s\n' "$*"; }
 die() {
     printf 'setup: %s\n' "$@" >&2
@@ -40,7 +47,7 @@ quietly() {
 in_range() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 has() { "$1" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' "${@:2}" 2>/dev/null; }
 version() { "$1" -c 'import platform; print(platform.python_version())' 2>/dev/null; }
-fingerprint() { { pwd && version .venv/bin/python && cat pyproject.toml constraints.txt; } | sha256sum; }
+fingerprint() { { echo "$1" && pwd && version .venv/bin/python && cat pyproject.toml constraints.txt; } | sha256sum; }
 unfinished() { [ "$(cat "$stamp" 2>/dev/null)" = unfinished ]; }
 
 # Sets $python to the Python to use, or else $without_venv to the system's, which lacks only venv.
@@ -112,7 +119,7 @@ exec 9<. && flock 9 # a second setup.sh waits for the first
 find_python
 find_missing
 xvfb=() # for the tests that open a window; without it they are skipped
-if command -v apt-get >/dev/null && ! command -v Xvfb >/dev/null; then xvfb=(xvfb); fi
+if [ "$extra" ] && command -v apt-get >/dev/null && ! command -v Xvfb >/dev/null; then xvfb=(xvfb); fi
 if ((${#packages[@]})); then
     install_packages "${packages[@]}" "${xvfb[@]}"
     find_python
@@ -122,14 +129,15 @@ elif ((${#xvfb[@]})) && [ "$(id -u)" -eq 0 ]; then # no password is asked for it
     (install_packages "${xvfb[@]}") || say 'going on without Xvfb'
 fi
 
+rmdir .venv 2>/dev/null || true # all that there is where making it was interrupted at once
 if [ -f "$stamp" ]; then
     if unfinished || ! has .venv/bin/python pip robotic gymnasium moderngl ||
         [ "$(version .venv/bin/python)" != "$(version "$python")" ]; then
         rm -rf .venv
         find_python
     fi
-elif [ -e .venv ] && ! { in_range .venv/bin/python && has .venv/bin/python pip; }; then
-    die '.venv is there, but not by setup.sh, and has no Python 3.10 to 3.13 with pip. Move it away.'
+elif [ -e .venv ]; then
+    die '.venv is there, but setup.sh has not made it. Move it away.'
 fi
 if [ ! -e .venv ]; then
     say "making .venv with Python $(version "$python")"
@@ -137,19 +145,19 @@ if [ ! -e .venv ]; then
     quietly "$python" -m venv .venv || die 'could not make .venv'
 fi
 
-made_from=$(cat "$stamp" 2>/dev/null || true)
-if [ "$made_from" != "$(fingerprint)" ]; then
+made_from=$(cat "$stamp")
+if [ "$made_from" != "$(fingerprint '[dev]')" ] && [ "$made_from" != "$(fingerprint "$extra")" ]; then
     say 'installing Python packages (some minutes the first time)'
-    [ -z "$made_from" ] || echo unfinished >"$stamp"
+    echo unfinished >"$stamp"
     export PIP_DISABLE_PIP_VERSION_CHECK=1
-    if ! quietly .venv/bin/python -m pip install -q -e '.[dev]' -c constraints.txt; then
-        [ -z "$made_from" ] || echo "$made_from" >"$stamp" # what was there still works
+    if ! quietly .venv/bin/python -m pip install -q -e ".$extra" -c constraints.txt; then
+        echo "$made_from" >"$stamp" # what was there still works
         die 'pip failed, as above'
     fi
     quietly env -C "$scratch" "$PWD/.venv/bin/python" -c '
 import robotic, moderngl
-moderngl.create_context(standalone=True, backend="egl").release()
+moderngl.create_context(standalone=True, backend="egl", libgl="libGL.so.1", libegl="libEGL.so.1").release()
 ' || die 'the packages are installed, but robotic or the renderer does not start, as above'
-    fingerprint >"$stamp"
+    fingerprint "$extra" >"$stamp"
 fi
 say "ready: .venv with Python $(version .venv/bin/python)"

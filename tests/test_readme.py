@@ -16,6 +16,6 @@ def test_the_readmes_python_runs_as_it_stands(run_python: RunPython) -> None:
 
 
 def test_the_readmes_test_command_is_what_ci_calls() -> None:
-    command = "./setup.sh && .venv/bin/python -m pytest"
+    command = "./setup.sh --dev && .venv/bin/python -m pytest"
     assert command in (PROJECT / "README.md").read_text()
     assert command in (PROJECT / ".ci" / "run").read_text()
