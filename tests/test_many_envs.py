@@ -164,8 +164,9 @@ def test_a_forked_process_ends_however_it_treats_what_it_inherits(
     ending: str, run_python: RunPython
 ) -> None:
     script = f"""
-import gc, os, sys
+import gc, os, sys, warnings
 import gymnasium as gym, komo_envs
+warnings.simplefilter("ignore")  # Python 3.12 and later warn of any fork beside threads
 env = gym.make("KomoPush-v0", obs_mode="rgb")
 env.reset(seed=0)
 if not os.fork():
