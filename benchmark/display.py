@@ -14,9 +14,6 @@ from rich.table import Table
 from benchmark.protocol import split_of
 from benchmark.result import THRESHOLDS, Episode, Result, TaskScore
 
-FILE_WIDTH = 140
-"""Columns of a table that goes to a file or a pipe."""
-
 
 class Display(Protocol):
     """Is told of every finished episode. A context: it shows something inside it."""
@@ -99,30 +96,31 @@ class Lines:
 
 
 def show_scores(result: Result) -> None:
-    """Print the table of scores."""
-    table = Table(title=f"{result.policy.name}, suite {result.suite}", title_justify="left")
-    centimetres = " / ".join(f"{limit * 100:g}" for limit in THRESHOLDS)
+    """Print the table of scores, 80 columns wide, and the failures below it."""
+    title = f"{result.policy.name}, suite {result.suite}, {len(result.seed_range())} episodes each"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    # An id is never wrapped, however narrow the terminal is; what other columns say may be.
+    table.add_column("environment", min_width=max(map(len, result.tasks)))
+    centimetres = "/".join(f"{limit * 100:g}" for limit in THRESHOLDS)
     for heading in (
-        "environment",
-        "episodes",
         "success, 95 % interval",
-        f"within {centimetres} cm",
-        "median steps",
-        "episodes/min",
-        "failures",
+        f"% in {centimetres} cm",
+        "median\nsteps",
+        "episodes\na minute",
     ):
         table.add_column(heading)
     for env_id, task in result.tasks.items():
         table.add_row(
             env_id,
-            str(task.episodes),
             success_text(task),
-            " / ".join(f"{share * 100:.1f}" for share in task.within.values()) + " %",
+            "/".join(f"{share * 100:.1f}" for share in task.within.values()),
             f"{task.steps_median:g}",
             f"{task.episodes_per_minute:.0f}",
-            "\n".join(f"{count} x {reason}" for reason, count in task.failures.items()) or "none",
         )
-    Console(width=None if sys.stdout.isatty() else FILE_WIDTH, markup=False).print(table)
+    Console(markup=False, highlight=False).print(table)
+    for env_id, task in result.tasks.items():
+        for reason, count in task.failures.items():
+            print(f"{env_id}: {count} x {reason}")
 
 
 def success_text(task: TaskScore) -> str:

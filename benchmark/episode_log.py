@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from benchmark.result import Episode, Setup, parse_json
 
-SAME = ("suite", "policy", "envs", "seeds", "videos", "versions")
+SAME = ("suite", "policy", "envs", "seeds", "videos", "versions", "machine")
 """The fields of a setup that must not differ between the parts of a run."""
 
 

@@ -22,8 +22,8 @@ CODE = ("komo_envs", "experts", "policies", ":(glob)benchmark/*.py")
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a score depends on.
 
-    ``komo_envs_sources`` is a hash of the environments' own code, which tells two states of it
-    apart whatever version they carry.
+    ``komo_envs_sources`` and its like are hashes of the project's own files, which tell two states
+    of them apart whatever version they carry. The experts are a policy's, and in its hash.
     """
     found = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -31,7 +31,11 @@ def versions() -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "not installed"  # komo-envs run from a folder that was never installed
-    return found | {"komo_envs_sources": hash_sources("komo_envs")}
+    return found | {
+        "komo_envs_sources": hash_sources("komo_envs"),
+        "policies_sources": hash_sources("policies"),
+        "benchmark_sources": hash_sources("benchmark", without="results"),
+    }
 
 
 def commit() -> Commit | None:
@@ -47,8 +51,11 @@ def commit() -> Commit | None:
 def _git(*arguments: str) -> str | None:
     """What a git command prints, or None if it fails."""
     command = ["git", "-C", str(ROOT), *arguments]
+    # GIT_DIR and its like, which git sets for its hooks, would lead to another repository.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+        return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 

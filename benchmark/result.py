@@ -13,15 +13,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from benchmark.stats import wilson
 
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+Count = Annotated[int, Field(ge=0)]
+Length = Annotated[float, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Versions = Annotated[dict[str, str], Field(min_length=1)]
 
 THRESHOLDS = (0.01, 0.02, 0.05)
 """Final distances in m for which the share of episodes is reported."""
@@ -31,12 +36,12 @@ THRESHOLDS = (0.01, 0.02, 0.05)
 class PolicyIdentity:
     """Which policy was scored."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     kind: str
     """``"expert"``, ``"random"``, ``"zero"``; what ``--policy`` named."""
     privileged: bool
     """Whether it saw more than its observations: the state of the simulation."""
-    sha256: str
+    sha256: Sha256
     """Hash of all that defines its behaviour."""
 
 
@@ -44,7 +49,7 @@ class PolicyIdentity:
 class Commit:
     """The state of the repository that ran."""
 
-    id: str
+    id: Annotated[str, Field(pattern="^[0-9a-f]{40,64}$")]
     modified: bool
     """Whether files that git follows differed from the commit."""
 
@@ -58,18 +63,19 @@ class Setup:
     """Version of the suite: environments and seeds."""
     policy: PolicyIdentity
     envs: tuple[str, ...]
-    seeds: tuple[int, int]
+    seeds: tuple[Count, Count]
     """(A, B): each environment is scored on the seeds A, ..., B - 1."""
-    videos: int
+    videos: Count
     """How many episodes of each environment, the first ones, are filmed."""
-    versions: dict[str, str]
-    """Of Python and of the packages, and the hash of the environments' own sources."""
+    versions: Versions
+    """Of Python and of the packages, and the hashes of the project's own."""
     commit: Commit | None
     """None where the code is no git repository."""
     machine: dict[str, str | int | float]
     date: str
     """When the run began, ISO 8601, UTC."""
     command: str
+    """As it was given, but for the folder after ``--out``."""
 
     def seed_range(self) -> range:
         """The seeds that each environment is scored on."""
@@ -83,16 +89,23 @@ class Episode:
     env: str
     seed: int
     scene: dict[str, JsonValue]
-    """The scene as drawn, ``info["scene"]``; empty if the reset raised."""
+    """The scene as drawn, ``info["scene"]``; empty if it did not come to that."""
     success_once: bool
     """Whether ``info["is_success"]`` was true after any step."""
     success_at_end: bool
     """Whether it was true after the last step. This is what a score counts."""
-    distance: float | None
+    distance: Length | None
     """Of the object from its target after the last step, m; None if there was none."""
-    steps: int
+    steps: Count
     failure: str | None
     """None on success; else the policy's own reason, ``"timeout"`` or ``"error: ..."``."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no episode can be."""
+        if self.success_at_end and not self.success_once:
+            raise ValueError("success_at_end is true, expected success_once to be so too")
+        if (self.failure is None) != self.success_at_end:
+            raise ValueError("failure: expected null with success at the end, and only then")
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -120,10 +133,10 @@ class TaskScore:
 class Result(Setup):
     """A finished run: what ``result.json`` holds."""
 
-    workers: int
-    workers_replaced: int
+    workers: Annotated[int, Field(ge=1)]
+    workers_replaced: Count
     """Worker processes that died and were replaced; their episodes were run again."""
-    wall_seconds: float
+    wall_seconds: Annotated[float, Field(gt=0)]
     tasks: dict[str, TaskScore]
     episodes: tuple[Episode, ...]
 
@@ -220,10 +233,17 @@ def parse_json(record: type[Record], text: str | bytes, source: str) -> Record:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: It cannot be written. The error names ``path``.
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+        try:
+            scratch.write_text(text, encoding="utf-8")
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -20,8 +20,12 @@ from policies import Policy, load_policy
 Env = gym.Env[Any, Any]
 
 
+class PolicyError(RuntimeError):
+    """The policy raised, or gave an action that the environment refused."""
+
+
 class VideoError(RuntimeError):
-    """A video could not be rendered or written. The policy has no part in it."""
+    """A video could not be rendered or written."""
 
 
 class Player:
@@ -45,11 +49,12 @@ class Player:
     def play(self, env_id: str, seed: int, film: bool = False) -> Episode:
         """Play one episode, and film it if asked to.
 
-        What the policy or the environment raises fails the episode, and is named in it.
+        What the policy raises fails the episode, and is named in it. What else goes wrong is no
+        failure of the policy, and is raised: environment and policy could not be made, the reset,
+        the simulation or a camera failed, the video could not be written.
 
         Raises:
-            VideoError: The video could not be made.
-            ImportError: Something is not installed that the environment or the policy needs.
+            Exception: Of any kind.
         """
         env, policy = self._prepare(env_id)
         video = Video(self._videos, env, f"{env_id}-{seed}") if film else None
@@ -67,10 +72,8 @@ class Player:
                 distance = float(info["distance"])
                 if video is not None:
                     video.add_frame()
-        except (VideoError, ImportError):
-            raise
-        except Exception as raised:
-            error = f"error: {type(raised).__name__}: {' '.join(str(raised).split())}"[:200]
+        except PolicyError as raised:
+            error = f"error: {raised}"[:200]
             self.close()  # whatever raised may be broken
         success = success and error is None
         failure = None
@@ -108,17 +111,37 @@ class Player:
 
 
 def steps_of_episode(env: Env, policy: Policy, seed: int) -> Iterator[dict[str, Any]]:
-    """Play an episode; yield ``info`` after the reset and after every step."""
+    """Play an episode; yield ``info`` after the reset and after every step.
+
+    Raises:
+        PolicyError: The episode cannot go on, and the policy is to blame.
+    """
     if hasattr(policy, "set_random_seed"):
-        policy.set_random_seed(seed)
+        with _blaming_policy(Exception):
+            policy.set_random_seed(seed)
     observation, info = env.reset(seed=seed)
     yield info
     state, start, over = None, True, False
     while not over:
-        action, state = policy.predict(observation, state, np.array([start]), deterministic=True)
-        observation, _, terminated, truncated, info = env.step(action)
+        with _blaming_policy(Exception):
+            first = np.array([start])
+            action, state = policy.predict(observation, state, first, deterministic=True)
+        with _blaming_policy(ValueError):  # which is how an environment refuses an action
+            observation, _, terminated, truncated, info = env.step(action)
         start, over = False, terminated or truncated
         yield info
+
+
+@contextlib.contextmanager
+def _blaming_policy(kind: type[Exception]) -> Iterator[None]:
+    """Raise a PolicyError for what is raised inside, unless it is the machine's fault."""
+    try:
+        yield
+    except (MemoryError, OSError, ImportError):
+        raise
+    except kind as error:
+        message = " ".join(str(error).split())
+        raise PolicyError(f"{type(error).__name__}: {message}") from error
 
 
 class Video:
@@ -135,27 +158,27 @@ class Video:
         self._folder = folder
         self._name = name
         self._scratch = folder / f".{name}.mp4"
-        with _video_errors(name):
+        with _video_errors():
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = imageio.get_writer(self._scratch, fps=env.metadata["render_fps"])
 
     def add_frame(self) -> None:
         """Render the present moment."""
-        with _video_errors(self._name):
+        with _video_errors():
             self._writer.append_data(np.asarray(self._env.render()))
 
     def save(self, success: bool) -> None:
         """Give the video its name."""
-        with _video_errors(self._name):
+        with _video_errors():
             self._writer.close()
             outcome = "success" if success else "failure"
-            if self._scratch.exists():  # not if the reset raised: then there is no frame
+            if self._scratch.exists():  # not if the policy raised before the first frame
                 self._scratch.replace(self._folder / f"{self._name}-{outcome}.mp4")
 
 
 @contextlib.contextmanager
-def _video_errors(name: str) -> Iterator[None]:
+def _video_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise VideoError(f"video {name}: {type(error).__name__}: {error}") from error
+        raise VideoError(f"{type(error).__name__}: {error}") from error

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from itertools import chain, pairwise
 from pathlib import Path
 
+import tyro
+
 from benchmark import provenance
-from benchmark.cli import fail, parse
+from benchmark.cli import fail, parse, printing
 from benchmark.display import progress, show_scores, summary
 from benchmark.episode_log import Entry, EpisodeLog
 from benchmark.protocol import SUITE, choose_envs, choose_seeds
@@ -28,7 +32,7 @@ class Arguments:
 
     policy: str
     """expert, random or zero."""
-    env: tuple[str, ...] = ()
+    env: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Ids of the environments; those of the suite if none is given."""
     episodes: int | None = None
     """Episodes of each environment, on the first seeds: 500, or as many as --seeds has."""
@@ -44,21 +48,32 @@ class Arguments:
 
 def main() -> None:
     """The command."""
-    arguments = parse(Arguments, MODULE)
+    # What a scheduler sends when time is up, answered like Ctrl-C: by a KeyboardInterrupt.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments = parse(Arguments, MODULE, repeatable=("--env",))
     try:
         log = prepare(arguments)
     except (ValueError, OSError, ImportError) as error:
         fail(MODULE, error)
+    except RuntimeError as error:  # an environment could not be made
+        fail(MODULE, f"{type(error).__name__}: {error}", code=1)
+    except KeyboardInterrupt:
+        fail(MODULE, "interrupted", code=130)
     workers = arguments.workers or provenance.usable_cores()
+    file = log.folder / "result.json"
+    finished = file.exists()
     try:
         result = run(log, arguments.policy, workers)
     except KeyboardInterrupt:
         fail(MODULE, f"interrupted; {_rest(log)}", code=130)
     except (WorkerError, OSError) as error:
         fail(MODULE, f"stopped: {error}; {_rest(log)}", code=1)
-    show_scores(result)
-    print(f"Result: {log.folder / 'result.json'}")
-    print(summary(result))
+    with printing(MODULE, f"{file} is complete"):
+        if finished:
+            print(f"{file} is already there, with the same configuration: nothing to do.")
+        show_scores(result)
+        print(f"Result: {file}")
+        print(summary(result))
 
 
 def _rest(log: EpisodeLog) -> str:
@@ -75,8 +90,11 @@ def prepare(arguments: Arguments) -> EpisodeLog:
         ValueError: An argument is wrong.
         OSError: The output folder cannot be written to.
         ImportError: Something is not installed.
+        RuntimeError: An environment cannot be made.
     """
-    envs = choose_envs(arguments.env)
+    if not all(arguments.env):
+        raise ValueError("--env: expected one id or more, got none")
+    envs = choose_envs(tuple(chain(*arguments.env)))
     seeds = choose_seeds(arguments.seeds, arguments.episodes)
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"--workers {arguments.workers}: expected 1 or more")
@@ -101,14 +119,26 @@ def prepare(arguments: Arguments) -> EpisodeLog:
         commit=provenance.commit(),
         machine=provenance.machine(),
         date=now.isoformat(timespec="seconds"),
-        command=shlex.join(["python", "-m", MODULE, *sys.argv[1:]]),
+        command=_command(),
     )
-    folder = arguments.out or Path("runs") / f"{arguments.policy}-{now:%Y%m%d-%H%M%S}"
+    # With microseconds, for several runs may begin in the same second.
+    folder = arguments.out or Path("runs") / f"{arguments.policy}-{now:%Y%m%d-%H%M%S-%f}"
     return EpisodeLog(folder, setup)
 
 
+def _command() -> str:
+    """The command line, without the name of the folder, which may name a user or a host."""
+    words = ["python", "-m", MODULE, *sys.argv[1:]]
+    for index, (before, word) in enumerate(pairwise(words), start=1):
+        if before == "--out":
+            words[index] = "DIR"
+        elif word.startswith("--out="):
+            words[index] = "--out=DIR"
+    return shlex.join(words)
+
+
 def run(log: EpisodeLog, policy: str, workers: int) -> Result:
-    """Play the episodes that are not in ``log`` yet, and write ``result.json``.
+    """Play the episodes that are not in ``log`` yet, and write ``result.json`` if it is not there.
 
     Environments are played one after the other, so that each one's wall time is its own.
 
@@ -130,7 +160,6 @@ def run(log: EpisodeLog, policy: str, workers: int) -> Result:
     ]
     file = log.folder / "result.json"
     if not missing and file.exists():
-        print(f"{file} is already there, with the same configuration: nothing to do.")
         return load_result(file)
     total = dict.fromkeys(setup.envs, len(setup.seed_range()))
     done = [entry.episode for entry in log.entries.values()]

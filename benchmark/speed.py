@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmark import provenance
-from benchmark.cli import fail, parse
+from benchmark.cli import fail, parse, printing
 from benchmark.protocol import VALIDATION, choose_envs
 from benchmark.result import write_text
 from benchmark.rollout import steps_of_episode
@@ -101,17 +102,47 @@ def main() -> None:
         for name in ("rounds", "steps", "episodes"):
             if getattr(arguments, name) < 1:
                 raise ValueError(f"--{name} {getattr(arguments, name)}: expected 1 or more")
-        if arguments.out is not None and not arguments.out.resolve().parent.is_dir():
-            raise ValueError(f"--out {arguments.out}: its folder is not there")
+        if arguments.out is not None:
+            check_writable(arguments.out)
     except (ValueError, ImportError) as error:
         fail(MODULE, error)
+    try:
+        measure(arguments)
+    except KeyboardInterrupt:
+        fail(MODULE, "interrupted", code=130)
+    except OSError as error:
+        fail(MODULE, f"stopped: {error}", code=1)
+
+
+def check_writable(file: Path) -> None:
+    """Find out before the measurements, which take minutes, whether they can be kept.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    folder = file.resolve().parent
+    if not folder.is_dir():
+        raise ValueError(f"--out {file}: its folder is not there")
+    if file.is_dir():
+        raise ValueError(f"--out {file}: is a folder, expected a file")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"--out {file}: cannot be written to: {error.strerror}") from None
+
+
+def measure(arguments: Arguments) -> None:
+    """Measure, write what was asked for, and print it.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     times = {mode: StepTimes() for mode in MODES}
     turns = [mode for _ in range(arguments.rounds) for mode in MODES]
     for mode in show_progress(turns, "Steps"):
         measure_steps(arguments.env, MODES[mode], arguments.steps, times[mode])
     steps = {mode: time.medians() for mode, time in times.items()}
     expert = measure_expert(arguments.env, arguments.episodes)
-    show(arguments, steps, expert)
     if arguments.out is not None:
         report = {
             "env": arguments.env,
@@ -123,6 +154,8 @@ def main() -> None:
             "machine": provenance.machine(),
         }
         write_text(arguments.out, json.dumps(report, indent=2) + "\n")
+    with printing(MODULE, "everything is measured"):
+        show(arguments, steps, expert)
 
 
 def measure_steps(env_id: str, options: dict[str, Any], steps: int, times: StepTimes) -> None:

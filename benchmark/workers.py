@@ -25,7 +25,7 @@ ATTEMPTS = 3
 
 
 class WorkerError(RuntimeError):
-    """A worker met something that no other worker would do better with."""
+    """A worker met something that is not the policy's fault, and that no other would do better."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,13 @@ class Played:
     """How many workers died on it before."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
     process: SpawnProcess
     connection: Connection
     task: Task | None = None
+    ready: bool = False
+    """Whether it has said that it has started."""
 
 
 class Workers:
@@ -72,12 +74,12 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            if worker.task is None:
-                worker.connection.close()  # it closes its environment, and ends
-            else:
+        started = [worker for worker in self._workers if worker.process.pid is not None]
+        for worker in started:
+            worker.connection.close()  # an idle one closes its environment, and ends
+            if worker.task is not None:
                 worker.process.kill()
-        for worker in self._workers:
+        for worker in started:
             worker.process.join(timeout=5)
             worker.process.kill()
 
@@ -88,7 +90,7 @@ class Workers:
             WorkerError: A worker cannot go on, for a reason that is not the policy's.
         """
         while len(self._workers) < self._count:
-            self._workers.append(self._start())
+            self._start()
         waiting = deque(tasks)
         deaths: Counter[Task] = Counter()
         while True:
@@ -101,61 +103,71 @@ class Workers:
             if not busy:
                 return
             ready = wait([worker.connection for worker in busy])
-            for index, worker in enumerate(self._workers):
+            for worker in busy:
                 task = worker.task
                 if task is None or worker.connection not in ready:
                     continue
                 try:
                     answer = worker.connection.recv()
                 except (EOFError, OSError):
+                    how = self._remove(worker)
+                    if not worker.ready:
+                        raise WorkerError(
+                            f"a worker process ended with {how} before it was ready"
+                        ) from None
+                    self._start()
                     deaths[task] += 1
-                    exit_code = self._replace(index)
                     if deaths[task] < ATTEMPTS:
                         waiting.appendleft(task)
                         continue
-                    answer = _lost(task, exit_code)
+                    answer = _lost(task, how)
+                if answer is None:
+                    worker.ready = True
+                    continue
                 worker.task = None
                 if isinstance(answer, str):
                     raise WorkerError(answer)
                 yield Played(answer, deaths[task])
 
-    def _replace(self, index: int) -> int | None:
-        """Put a new worker in the place of a dead one, and tell how that one ended."""
-        dead = self._workers[index]
+    def _remove(self, dead: _Worker) -> str:
+        """Be done with a dead worker, and tell how it ended."""
         dead.connection.close()
         dead.process.join(timeout=5)
         dead.process.kill()
-        self._workers[index] = self._start()
-        return dead.process.exitcode
+        self._workers.remove(dead)
+        code = dead.process.exitcode
+        return f"signal {-code}" if code is not None and code < 0 else f"code {code}"
 
-    def _start(self) -> _Worker:
+    def _start(self) -> None:
+        """Add a worker."""
         context = multiprocessing.get_context("spawn")  # a fork would share OpenGL and PhysX
         ours, theirs = context.Pipe()
         process = context.Process(
             target=_work, args=(theirs, self._policy, self._videos), daemon=False
         )
-        with _worker_environment():
+        # Listed before it starts, so that it ends with the others whatever happens meanwhile.
+        self._workers.append(_Worker(process, ours))
+        with theirs, _worker_environment():  # closed here, our end notices when the worker dies
             process.start()
-        theirs.close()  # so that our end notices when the worker dies
-        return _Worker(process, ours)
 
 
 def _work(connection: Connection, policy: str, videos: Path) -> None:
     """The life of a worker: play what comes, until the other end closes."""
     player = Player(policy, videos)
     with contextlib.suppress(EOFError, OSError):  # the run has ended, or was killed
+        connection.send(None)  # it is ready
         while True:
             task = connection.recv()
             try:
                 answer: Episode | str = player.play(task.env_id, task.seed, task.film)
             except Exception as error:
-                answer = f"{type(error).__name__}: {error}"
+                where = f"{task.env_id}, seed {task.seed}"
+                answer = f"{where}: {type(error).__name__}: {error}"
             connection.send(answer)
     player.close()
 
 
-def _lost(task: Task, exit_code: int | None) -> Episode:
-    how = f"signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"code {exit_code}"
+def _lost(task: Task, how: str) -> Episode:
     return Episode(
         env=task.env_id,
         seed=task.seed,

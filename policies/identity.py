@@ -22,10 +22,15 @@ def hash_policy(spec: str) -> str:
     return hash_sources(SOURCES[spec])
 
 
-def hash_sources(module: str) -> str:
-    """The sha256 over the names and contents of the Python files of a module or package.
+def hash_sources(module: str, without: str | None = None) -> str:
+    """The sha256 over the names and contents of the files of a module or package.
 
-    Nothing is imported. Files of a package are taken in the order of their names.
+    Nothing is imported. Of a package, all files count, in the order of their names: its data are
+    part of what it does. Hidden files and bytecode do not.
+
+    Args:
+        module: Its dotted name.
+        without: A folder in the package that does not count either.
 
     Raises:
         ModuleNotFoundError: There is no such module.
@@ -35,7 +40,9 @@ def hash_sources(module: str) -> str:
         raise ModuleNotFoundError(f"{module}: there is no such module", name=module)
     if found.submodule_search_locations:
         root = Path(found.submodule_search_locations[0])
-        files = sorted(root.rglob("*.py"), key=lambda file: file.relative_to(root).as_posix())
+        files = [file for file in root.rglob("*") if file.is_file()]
+        files = [file for file in files if _counts(file.relative_to(root), without)]
+        files.sort(key=lambda file: file.relative_to(root).as_posix())
     else:
         root, files = Path(found.origin).parent, [Path(found.origin)]
     digest = hashlib.sha256()
@@ -45,3 +52,8 @@ def hash_sources(module: str) -> str:
         digest.update(f"{file.relative_to(root).as_posix()} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def _counts(file: Path, without: str | None) -> bool:
+    hidden = any(part.startswith(".") or part == "__pycache__" for part in file.parts)
+    return not hidden and file.parts[0] != without

@@ -6,10 +6,13 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,11 @@ import numpy as np
 import pytest
 
 from benchmark import rollout
+from benchmark.episode_log import EpisodeLog
 from benchmark.protocol import TEST
+from benchmark.result import Setup, parse_json
 from benchmark.rollout import Player
+from experts import make_expert
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV = "KomoPush-v0"
@@ -30,9 +36,10 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "benchmark.run", *map(str, arguments)]
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {name: str(value) for name, value in environment.items()}
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, cwd=ROOT, check=False
+        command(*arguments), capture_output=True, text=True, cwd=ROOT, env=env, check=False
     )
 
 
@@ -120,7 +127,7 @@ def test_the_video_shows_the_episode(undisturbed):
     assert np.abs(frames[0].astype(int) - frames[-1]).max() > 50  # something has moved
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_goes_on_where_it_stopped(how, undisturbed, tmp_path):
     process = start(*EXPERT, "--workers", 2, "--out", tmp_path)
     wait_for(lambda: len(log_lines(tmp_path)) >= 4)
@@ -128,21 +135,73 @@ def test_an_interrupted_run_goes_on_where_it_stopped(how, undisturbed, tmp_path)
     if how == signal.SIGKILL:
         process.kill()  # the run alone: its workers have to notice
     else:
-        os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
+        os.killpg(process.pid, how)  # what Ctrl-C does, or a scheduler
     _, errors = process.communicate(timeout=20)
     wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 20)
     assert not (tmp_path / "result.json").exists()
-    if how == signal.SIGINT:
+    if how != signal.SIGKILL:
         assert process.returncode == 130
         assert f"the same command with --out {tmp_path} goes on" in errors.splitlines()[-1]
         assert "Traceback" not in errors
-    finished = log_lines(tmp_path)
-    with (tmp_path / "episodes.jsonl").open("a") as log:
-        log.write('{"episode": {"env"')  # half a line, as a kill in the midst of a write leaves
+    setup, *entries = log_lines(tmp_path)
+    entries = [json.dumps(json.loads(entry) | {"elapsed": 3600.0}) for entry in entries]
+    finished = [setup, *entries]  # in an hour, as if it had been a long run
+    half = '{"episode": {"env"'  # as a kill in the midst of a write leaves it
+    (tmp_path / "episodes.jsonl").write_text("\n".join([*finished, half]))
 
-    assert score(tmp_path, *EXPERT)["episodes"] == read(undisturbed)["episodes"]
+    result = score(tmp_path, *EXPERT)
+    assert result["episodes"] == read(undisturbed)["episodes"]
+    assert 3600 < result["wall_seconds"] < 3700
     assert log_lines(tmp_path)[: len(finished)] == finished
     assert len(log_lines(tmp_path)) == 1 + EPISODES  # none was played twice
+
+
+@pytest.mark.parametrize(
+    "name", ["suite", "policy", "envs", "seeds", "videos", "versions", "machine"]
+)
+def test_a_run_does_not_go_on_with_another_setup(name, undisturbed, tmp_path):
+    shutil.copy(undisturbed / "episodes.jsonl", tmp_path)
+    setup = parse_json(Setup, log_lines(undisturbed)[0], "log")
+    others = {
+        "suite": "0.0",
+        "policy": replace(setup.policy, sha256=64 * "0"),
+        "envs": (ENV, "KomoPushPixels-v0"),
+        "seeds": (TEST.start, TEST.start + EPISODES + 1),
+        "videos": 2,
+        "versions": setup.versions | {"benchmark_sources": 64 * "0"},
+        "machine": setup.machine | {"cpu": "another"},
+    }
+    with pytest.raises(ValueError, match=f"holds a run with other {name}: .*another folder"):
+        EpisodeLog(tmp_path, replace(setup, **{name: others[name]}))
+    EpisodeLog(tmp_path, replace(setup, date="later", command="another way to say it")).close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "reason"),
+    [
+        (("--env", "KomoPushPixels-v0"), {"__EGL_VENDOR_LIBRARY_DIRS": "/nonexistent"}, "EGL"),
+        (("--videos", 1), {"IMAGEIO_FFMPEG_EXE": "/nonexistent"}, "VideoError"),
+    ],
+)
+def test_a_broken_machine_is_not_the_policys_failure(arguments, environment, reason, tmp_path):
+    zero = ("--policy", "zero", "--episodes", 1, *arguments)
+    done = run(*zero, "--out", tmp_path, **environment)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert re.search(rf"stopped: .*seed {TEST[0]}.*{reason}.* 0 finished .*goes on", done.stderr)
+    assert len(log_lines(tmp_path)) == 1  # the setup: nothing is held against the policy
+
+
+def test_workers_that_cannot_start_end_the_run(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv: os._exit(7)\n"
+    )
+    zero = ("--policy", "zero", "--episodes", 4, "--out", tmp_path / "out")
+    done = run(*zero, PYTHONPATH=tmp_path)
+    assert done.returncode == 1
+    assert "stopped: a worker process ended with code 7 before it was ready" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert len(log_lines(tmp_path / "out")) == 1
 
 
 def test_a_worker_that_dies_is_replaced(undisturbed, tmp_path):
@@ -160,7 +219,9 @@ def test_an_episode_that_kills_every_worker_fails_and_the_run_ends(tmp_path):
     process = start("--policy", "zero", "--episodes", 1, "--out", tmp_path)
     killed: list[int] = []
     while len(killed) < 3:
-        [worker] = wait_for(lambda: [w for w in workers_of(process.pid) if w not in killed])
+        [worker] = wait_for(lambda: set(workers_of(process.pid)) - set(killed))
+        # Not before it plays: then it has loaded the simulator.
+        wait_for(lambda worker=worker: "robotic" in Path(f"/proc/{worker}/maps").read_text())
         os.kill(worker, signal.SIGKILL)
         killed.append(worker)
     _, errors = process.communicate(timeout=60)
@@ -175,13 +236,24 @@ def test_a_terminal_sees_a_bar_with_the_success_rate(tmp_path):
     ours, terminal = os.openpty()
     arguments = ("--policy", "zero", "--episodes", 2, "--workers", 1, "--out", tmp_path)
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
-    done = subprocess.run(
-        command(*arguments), stdout=subprocess.PIPE, stderr=terminal, env=environment, cwd=ROOT
+    process = subprocess.Popen(
+        command(*arguments), stdout=subprocess.DEVNULL, stderr=terminal, env=environment, cwd=ROOT
     )
     os.close(terminal)
-    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(ours, 1 << 20).decode())
+    said = bytearray()
+
+    def listen() -> None:
+        with contextlib.suppress(OSError):  # EIO: the other side is closed
+            while some := os.read(ours, 4096):
+                said.extend(some)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    code = process.wait(timeout=60)
+    listener.join(timeout=20)
     os.close(ours)
-    assert done.returncode == 0, shown
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode())
+    assert code == 0, shown
     assert re.search(rf"{ENV} .*━ 2/2 0\.0% success", shown), shown
 
 
@@ -195,6 +267,20 @@ def test_a_finished_run_is_not_played_again_nor_overwritten(undisturbed):
     assert "holds a run with other policy" in other.stderr
     assert "Traceback" not in other.stderr
     assert (undisturbed / "result.json").read_bytes() == before
+
+
+def test_scores_that_cannot_be_printed_are_kept(undisturbed):
+    again = command(*EXPERT, "--videos", 1, "--out", undisturbed)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(again, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "result.json is complete, but cannot be printed: No space left" in done.stderr
+    ours, theirs = os.pipe()
+    os.close(ours)  # a reader that has gone
+    done = subprocess.run(again, stdout=theirs, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
@@ -212,12 +298,17 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
     [
         ((), "--policy"),
         (("--policy", "zero", "--frames", "3"), "--frames"),
-        (("--policy", "zero", "--episodes", "many"), "--episodes: .*'many'"),
+        (("--policy", "zero", "--episodes", "many"), "run: --episodes: expected int, got 'many'"),
+        (("--policy", ""), "run: --policy: expected a value, got ''"),
+        (("--policy", "zero", "--out="), "run: --out: expected a value, got ''"),
+        (("--policy", "zero", "--seeds=1:2", "--seeds", "1:3"), "--seeds: given 2 times"),
+        (("--policy", "zero", "--env", "--episodes", "1"), "--env: expected one id or more"),
         (("--policy", "genius"), "policy 'genius': expected expert, random, zero or a path"),
         (("--policy", "tests"), "policy 'tests': folders cannot be scored by this version"),
         (("--policy", "zero", "--env", "KomoPull-v0"), "--env KomoPull-v0: no such environment"),
         (("--policy", "zero", "--env", "CartPole-v1"), "--env CartPole-v1: no such environment"),
         (("--policy", "zero", "--env", ENV, ENV), f"--env {ENV}: named 2 times"),
+        (("--policy", "zero", "--env", ENV, "--env", ENV), f"--env {ENV}: named 2 times"),
         (("--policy", "zero", "--seeds", "1-5"), "--seeds 1-5: expected A:B"),
         (("--policy", "zero", "--seeds", "5:5"), "--seeds 5:5: expected A:B with 0 <= A < B"),
         (("--policy", "zero", "--seeds", "0:9999999999"), "--seeds 0:9999999999: expected A:B"),
@@ -232,12 +323,34 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
     ],
 )
 def test_a_wrong_command_is_refused_in_one_line(arguments, reason, tmp_path):
-    done = run(*arguments, *(() if "--out" in arguments else ("--out", tmp_path / "out")))
+    if not any(word.startswith("--out") for word in arguments):
+        arguments = (*arguments, "--out", tmp_path / "out")
+    done = run(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert re.search(reason, done.stderr), done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_an_error_is_plain_in_any_locale(tmp_path):
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": 0, "PYTHONCOERCECLOCALE": 0}
+    done = run("--policy", "zero", "--workers", "1.5", "--out", tmp_path, **ascii_only)
+    assert done.stderr == "benchmark.run: --workers: expected int, got '1.5' (see --help)\n"
+
+
+def test_ids_may_follow_one_env_or_many(tmp_path):
+    ids = ["KomoPush-v0", "KomoPushPixels-v0", "KomoPushFixed-v0"]
+    zero = ("--policy", "zero", "--episodes", 1, "--env", *ids[:2], "--env", ids[2])
+    done = run(*zero, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.partition("Result:")[0]
+    assert all(len(line) <= 80 for line in table.splitlines())
+    for env_id in ids:
+        assert f"\n{env_id} " in table
+        assert f"\n{env_id}: 1 x timeout\n" in table
+    assert list(read(tmp_path)["tasks"]) == ids
+    assert read(tmp_path)["command"].endswith("--env KomoPushFixed-v0 --out DIR")
 
 
 class Faulty:
@@ -284,3 +397,39 @@ def test_a_failed_episode_says_why_and_the_next_is_untouched(
     assert 0.05 < episode.distance < 0.5
     assert set(episode.scene) == {"puck", "target"}
     assert again == episode
+
+
+class Spoiler:
+    """The expert, until it has succeeded; then the puck is shoved on."""
+
+    privileged = True
+
+    def __init__(self) -> None:
+        self._expert = make_expert(ENV)
+
+    def attach(self, env):
+        self._env = env.unwrapped
+        self._expert.attach(env)
+
+    def predict(self, obs, state=None, episode_start=None, deterministic=True):
+        if episode_start[0]:
+            self._shove = None
+        gap = np.linalg.norm(obs["achieved_goal"][:2] - obs["desired_goal"][:2])
+        if self._shove is None and gap < 0.02 and obs["achieved_goal"][2]:
+            tip, puck = obs["observation"][14:17], obs["observation"][27:29]
+            away = (puck - tip[:2]) / np.linalg.norm(puck - tip[:2])
+            self._shove = np.array([*(puck + 0.1 * away), tip[2]])
+        if self._shove is not None:
+            space = self._env.action_space
+            return np.clip(self._shove, space.low, space.high), state
+        return self._expert.predict(obs, state, episode_start)
+
+
+def test_success_once_is_not_success_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(rollout, "load_policy", lambda *_: Spoiler())
+    player = Player("expert", tmp_path)
+    episode = player.play(ENV, TEST[0])
+    player.close()
+    assert episode.distance > 0.03
+    assert (episode.success_once, episode.success_at_end) == (True, False)
+    assert episode.failure == "timeout"

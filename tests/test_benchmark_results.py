@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from benchmark.leaderboard import leaderboard
 from benchmark.protocol import ENVS, TEST, TRAIN, VALIDATION, choose_seeds, split_of
+from benchmark.provenance import commit
 from benchmark.result import Episode, Result, load_result, save_result, score
 from benchmark.stats import wilson
 
@@ -98,9 +100,13 @@ def test_a_result_names_what_it_was_made_with_and_no_host(result_file):
     result = load_result(result_file)
     assert result.policy.kind == "zero"
     assert not result.policy.privileged
-    assert {"python", "robotic", "numpy", "komo_envs_sources"} <= set(result.versions)
+    assert {"python", "robotic", "numpy"} <= set(result.versions)
+    hashes = {f"{package}_sources" for package in ("komo_envs", "policies", "benchmark")}
+    assert hashes <= set(result.versions)
     assert {"platform", "cpu", "cores", "memory_gib"} == set(result.machine)
     assert f'"{socket.gethostname()}"' not in text
+    assert str(result_file.parent) not in text
+    assert result.command.endswith("--episodes 4 --out DIR")
 
 
 def _set(path: str, value: object):
@@ -120,12 +126,24 @@ TAMPERED = {
     "a word for a number": (_set("workers", "two"), "workers: .*integer.*got 'two'"),
     "an unknown field": (_set("sponsor", "me"), "sponsor: "),
     "a field left out": (lambda data: data.pop("versions"), "versions: Field required"),
-    "a success made up": (_set("episodes.2.success_at_end", True), "tasks.KomoPush-v0.successes"),
+    "a success made up": (_set("tasks.KomoPush-v0.successes", 1), "tasks.KomoPush-v0.successes"),
     "a rate made up": (_set("tasks.KomoPush-v0.success_rate", 0.9), ".*success_rate: .*got 0.9"),
     "no time taken": (
         _set("tasks.KomoPush-v0.episodes_per_minute", 0.0),
         ".*positive number, got 0.0",
     ),
+    "a success that never was": (
+        lambda data: data["episodes"][0].update(success_at_end=True, failure=None),
+        "episodes.0: .*success_once",
+    ),
+    "a failure without a reason": (_set("episodes.0.failure", None), "episodes.0: .*failure: "),
+    "a negative distance": (_set("episodes.0.distance", -0.1), "episodes.0.distance: "),
+    "negative steps": (_set("episodes.0.steps", -1), "episodes.0.steps: "),
+    "no workers": (_set("workers", 0), "workers: "),
+    "negative videos": (_set("videos", -1), "videos: "),
+    "no time in all": (_set("wall_seconds", 0.0), "wall_seconds: "),
+    "no hash": (_set("policy.sha256", ""), "policy.sha256: "),
+    "no versions": (_set("versions", {}), "versions: "),
     "an infinite distance": (_set("episodes.0.distance", float("inf")), "episodes.0.distance"),
     "an episode twice": (_set("episodes.1.seed", TEST.start), "episodes: expected one for every"),
     "an episode left out": (lambda data: data["episodes"].pop(), "episodes: expected one"),
@@ -157,7 +175,8 @@ def test_the_leaderboard_is_generated_and_checked(result_file, tmp_path):
     results.mkdir()
     zero = load_result(result_file)
     save_result(zero, results / "zero.json")
-    _better(zero, results / "aaa.json")
+    _succeeding(zero, "lucky", 1, 1, results / "aaa.json")
+    _succeeding(zero, "[a|b]", 3, 4, results / "bbb.json")
     arguments = ("--results", results, "--out", board)
 
     missing = run_module("leaderboard", *arguments, "--check")
@@ -165,8 +184,10 @@ def test_the_leaderboard_is_generated_and_checked(result_file, tmp_path):
     assert run_module("leaderboard", *arguments).returncode == 0
     assert run_module("leaderboard", *arguments, "--check").returncode == 0
     rows = [line for line in board.read_text().splitlines() if line.startswith("| [")]
-    assert rows[0].startswith("| [better](benchmark/results/aaa.json) | yes | 100.0% [")
-    assert rows[1].startswith("| [zero](benchmark/results/zero.json) | no | 0.0% [0.0, 49.0] | 4 |")
+    # 3 of 4 is surer than 1 of 1.
+    assert rows[0].startswith(r"| [\[a\|b\]](benchmark/results/bbb.json) | yes | 75.0% [30.1, ")
+    assert rows[1].startswith("| [lucky](benchmark/results/aaa.json) | yes | 100.0% [20.7, ")
+    assert rows[2].startswith("| [zero](benchmark/results/zero.json) | no | 0.0% [0.0, 49.0] | 4 |")
 
     board.write_text(board.read_text().replace("100.0%", "99.9%"))
     edited = run_module("leaderboard", *arguments, "--check")
@@ -175,15 +196,21 @@ def test_the_leaderboard_is_generated_and_checked(result_file, tmp_path):
     assert "generate it again" in edited.stderr
 
 
-def _better(result: Result, file: Path) -> None:
-    """Write what ``result`` would be if each of its episodes had succeeded."""
+def _succeeding(result: Result, name: str, successes: int, count: int, file: Path) -> None:
+    """Write what ``result`` would be if the first of its episodes had succeeded."""
+    success = {"success_once": True, "success_at_end": True, "distance": 0.001, "failure": None}
     episodes = tuple(
-        replace(episode, success_once=True, success_at_end=True, distance=0.001, failure=None)
-        for episode in result.episodes
+        replace(episode, **(success if number < successes else {}))
+        for number, episode in enumerate(result.episodes[:count])
     )
-    policy = replace(result.policy, name="better", privileged=True)
-    tasks = {ENVS[0]: score(episodes, minutes=1)}
-    save_result(replace(result, policy=policy, episodes=episodes, tasks=tasks), file)
+    result = replace(
+        result,
+        policy=replace(result.policy, name=name, privileged=True),
+        seeds=(TEST.start, TEST.start + count),
+        episodes=episodes,
+        tasks={ENVS[0]: score(episodes, minutes=1)},
+    )
+    save_result(result, file)
 
 
 def test_the_leaderboard_refuses_what_cannot_be_compared(result_file, tmp_path):
@@ -204,11 +231,38 @@ def test_the_leaderboard_refuses_what_cannot_be_compared(result_file, tmp_path):
     assert refused.stderr.count("\n") == 1
     assert "r.json" in refused.stderr
     assert not (tmp_path / "board.md").exists()
+    save_result(result, file)
+    refused = run_module("leaderboard", "--results", tmp_path, "--out", tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.endswith(f"Is a directory: '{tmp_path}'\n")
+
+
+def test_the_commit_is_that_of_the_code_whatever_git_is_told(monkeypatch):
+    expected = commit()
+    monkeypatch.setenv("GIT_DIR", "/nonexistent")
+    assert commit() == expected
+
+
+def test_the_leaderboard_works_in_the_current_folder(tmp_path):
+    here = [sys.executable, "-m", "benchmark.leaderboard"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(here, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        "--results benchmark/results: expected result files, there are none\n"
+    )
 
 
 def test_the_projects_own_leaderboard_is_up_to_date():
     done = run_module("leaderboard", "--check")
     assert done.returncode == 0, done.stderr
+
+
+def test_speed_finds_out_first_whether_it_can_write():
+    done = run_module("speed", "--out", "/proc/speed.json")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "--out /proc/speed.json: cannot be written to" in done.stderr
 
 
 def test_speed_measures_every_mode_and_the_expert(tmp_path):

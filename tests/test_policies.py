@@ -117,12 +117,18 @@ def test_a_policys_hash_is_that_of_its_sources(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     before = hash_sources("some_sources")
     assert before == hash_sources("some_sources")
-    (package / "notes.txt").write_text("not code")
-    assert hash_sources("some_sources") == before
+    for ignored in (".hidden", "__pycache__/b.pyc", "results/r.json"):
+        (package / ignored).parent.mkdir(exist_ok=True)
+        (package / ignored).write_text("1")
+    assert hash_sources("some_sources", without="results") == before
+    hashes = {before, hash_sources("some_sources")}
+    (package / "mesh.npz").write_bytes(b"1")  # data that code reads
+    hashes.add(hash_sources("some_sources"))
     (package / "b.py").write_text("2")
-    changed = hash_sources("some_sources")
+    hashes.add(hash_sources("some_sources"))
     (package / "b.py").rename(package / "c.py")
-    assert len({before, changed, hash_sources("some_sources")}) == 3
+    hashes.add(hash_sources("some_sources"))
+    assert len(hashes) == 5
 
     assert hash_policy("random") == hash_sources("policies.trivial")
     assert hash_policy("expert") != hash_policy("random")
