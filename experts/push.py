@@ -40,9 +40,10 @@ class PushExpert:
     """A closed-loop expert: it plans, executes, and plans again where the puck is not as planned.
 
     KOMO optimises one joint path through three phases: approach (over the puck and down behind
-    it), push (in a straight line), retreat. The approach is executed as planned. During the push
-    the stick stays behind the puck as seen from the target, wherever the puck has gone, at the
-    planned posture. When the stick has lost the puck, the expert lifts it, and plans again.
+    it), push (in a straight line), retreat. Approach and retreat are executed as planned. During
+    the push, feedback keeps the stick on that side of the puck which brings it back to the planned
+    line, in the planned posture. Where the puck was moved before it was touched, slipped off, or
+    came to rest beside its target, the expert lifts the stick and plans again.
     """
 
     name = "expert"
@@ -64,10 +65,7 @@ class PushExpert:
         Raises:
             ValueError: the env's task is not push.
         """
-        unwrapped = env.unwrapped
-        if not isinstance(unwrapped, KomoEnv) or not isinstance(unwrapped.task, Push):
-            raise ValueError(f"env: {env} is not a push task")
-        self._env = unwrapped
+        self._env = _push_env(env)
         self._plan: Plan | None = None
 
     def predict(
@@ -77,7 +75,14 @@ class PushExpert:
         episode_start: Any = None,
         deterministic: bool = True,
     ) -> tuple[Array, Any]:
-        """The next action of the attached env, in its control mode; ``obs`` is not looked at."""
+        """The next action (A,) of the attached env, in its control mode, and None.
+
+        The arguments are those of every policy; the expert looks at none, but at the env's state.
+        At the start of an episode it plans.
+
+        Raises:
+            RuntimeError: no env is attached, or it has not been reset.
+        """
         env = self._attached()
         if env.state.time == 0.0:
             self._plan, self.failure = None, None
@@ -87,9 +92,15 @@ class PushExpert:
         return env.controller.encode(q), None
 
     def plan(self, env: gym.Env[Any, Any]) -> Plan:
-        """Plan from the env's present state: the way behind the puck, the push, the retreat."""
-        unwrapped = env.unwrapped
-        assert isinstance(unwrapped, KomoEnv)
+        """Plan from the env's present state: the way behind the puck, the push, the retreat.
+
+        Nothing moves. The plan may be infeasible, which it says.
+
+        Raises:
+            ValueError: the env's task is not push.
+            RuntimeError: the env has not been reset.
+        """
+        unwrapped = _push_env(env)
         puck, target = _puck(unwrapped), np.array(unwrapped.scene["target"])
         d = _direction(puck, target)
         n = np.array([-d[1], d[0]])
@@ -229,6 +240,13 @@ class PushExpert:
         if self._env is None:
             raise RuntimeError("the expert sees no env yet: call attach(env) first")
         return self._env
+
+
+def _push_env(env: gym.Env[Any, Any]) -> KomoEnv:
+    unwrapped = env.unwrapped
+    if not isinstance(unwrapped, KomoEnv) or not isinstance(unwrapped.task, Push):
+        raise ValueError(f"env: {env} is not a push task")
+    return unwrapped
 
 
 def _puck(env: KomoEnv) -> Array:
