@@ -151,6 +151,7 @@ def test_scenes_are_as_documented() -> None:
         ({"render_size": (480, -1)}, "render_size: "),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*not in the possible render_modes")
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gym.make("KomoPush-v0", disable_env_checker=True, **arguments)
