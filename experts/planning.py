@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike
 from komo_envs.scene import Array
 from komo_envs.worlds.rai import quiet, ry
 
+EQ, INEQ = ry.OT.eq, ry.OT.ineq
+"""The kinds of constraints: an objective is zero, or at most zero."""
 SLICES = 12
 """Configurations that KOMO optimises in each phase."""
 # Measured on random scenes: these solve the problems of this package fastest.
@@ -73,7 +75,7 @@ class Plan:
 class Problem:
     """A KOMO problem of order 2 over the joint path of a configuration.
 
-    Objectives are named, and hold over times counted in phases: ``[1, 2]`` is the second phase.
+    Its objectives have names, and hold over times counted in phases: ``[1, 2]`` is the second one.
     """
 
     def __init__(self, config: ry.Config, q: Array, phases: Sequence[str]) -> None:
@@ -87,45 +89,31 @@ class Problem:
             self._komo.addControlObjective([], 0, 1e-2)
             self._komo.addControlObjective([], 2, 1e-1)
         self._names = ["stay near the start posture", "low acceleration"]
-        self.inequality("joint limits", [], ry.FS.jointLimits, [], 1.0)
+        self.add("joint limits", INEQ, [], ry.FS.jointLimits, [], 1.0)
 
-    def equality(
+    def add(
         self,
         name: str,
-        times: Sequence[float],
-        feature: ry.FS,
-        frames: Sequence[str],
-        scale: ArrayLike,
-        target: ArrayLike = (),
-        order: int = 0,
-    ) -> None:
-        """Constrain ``scale @ (feature - target)``, or its time derivative, to zero."""
-        self._add(name, times, feature, frames, ry.OT.eq, scale, target, order)
-
-    def inequality(
-        self,
-        name: str,
-        times: Sequence[float],
-        feature: ry.FS,
-        frames: Sequence[str],
-        scale: ArrayLike,
-        target: ArrayLike = (),
-        order: int = 0,
-    ) -> None:
-        """Constrain ``scale @ (feature - target)``, or its time derivative, to at most zero."""
-        self._add(name, times, feature, frames, ry.OT.ineq, scale, target, order)
-
-    def _add(
-        self,
-        name: str,
-        times: Sequence[float],
-        feature: ry.FS,
-        frames: Sequence[str],
         kind: ry.OT,
+        times: Sequence[float],
+        feature: ry.FS,
+        frames: Sequence[str],
         scale: ArrayLike,
-        target: ArrayLike,
-        order: int,
+        target: ArrayLike = (),
+        order: int = 0,
     ) -> None:
+        """Add the objective ``scale @ (feature - target)``, or its ``order``-th time derivative.
+
+        Args:
+            name: What the plan's report calls it.
+            kind: ``EQ`` or ``INEQ``, for every row of it.
+            times: Phases (start, end), or one point of time; empty for all.
+            feature: A feature of rai.
+            frames: The frames that the feature is of.
+            scale: A number, or a matrix with a column for each row of the feature.
+            target: As many numbers as the feature has rows; none for zeros.
+            order: 0 for the feature itself, 1 for its velocity.
+        """
         with quiet():
             self._komo.addObjective(
                 list(times),

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from experts.planning import Plan, Problem
+from experts.planning import EQ, INEQ, Plan, Problem
 from komo_envs.env import KomoEnv
 from komo_envs.scene import Array
 from komo_envs.tasks.push import PUCK, PUCK_HEIGHT, PUCK_RADIUS, STICK_RADIUS, TABLE_TOP, Push
@@ -111,43 +111,28 @@ class PushExpert:
         problem = Problem(
             self._config, unwrapped.controller.command, ("approach", "push", "retreat")
         )
-        position, vertical, joints = ry.FS.position, ry.FS.vectorZ, ry.FS.qItself
-        along, across, up = [[*(10 * d), 0]], [[*(10 * n), 0]], [[0, 0, 10]]
-        above = -np.array(up)
-        problem.equality("stick vertical", [], vertical, ["tip"], [[10, 0, 0], [0, 10, 0]])
-        problem.inequality(
-            "tip above the table", [], position, ["tip"], above, [0, 0, TABLE_TOP + 0.008]
-        )
+        add, at, stick, joints = problem.add, ry.FS.position, ["tip"], ry.FS.qItself
+        along, across = [[*(10 * d), 0]], [[*(10 * n), 0]]
+        level, up, down = [[10, 0, 0], [0, 10, 0]], [[0, 0, 10]], [[0, 0, -10]]
+        contact, goal = [*start, PUSH_HEIGHT], [*end, PUSH_HEIGHT]
+        over, risen = [0, 0, CLEAR_HEIGHT], [0, 0, CLEAR_HEIGHT + 0.01]
+        behind, away = [*(start - 0.02 * d), 0], [*(end - 0.04 * d), 0]
+
+        add("stick vertical", EQ, [], ry.FS.vectorZ, stick, level)
+        add("tip above the table", INEQ, [], at, stick, down, [0, 0, TABLE_TOP + 0.008])
         if tip[2] < CLEAR_HEIGHT and np.linalg.norm(tip[:2] - puck) < CONTACT + 0.05:
-            problem.equality(
-                "lift straight off", [0, 0.25], position, ["tip"], [[10, 0, 0], [0, 10, 0]], tip
-            )
-        problem.inequality(
-            "pass over the puck", [0.3, 0.7], position, ["tip"], above, [0, 0, CLEAR_HEIGHT]
-        )
-        problem.equality(
-            "come down in the line of the push", [0.75, 1], position, ["tip"], across, [*start, 0]
-        )
-        problem.inequality(
-            "come down behind the puck",
-            [0.75, 0.9],
-            position,
-            ["tip"],
-            along,
-            [*(start - 0.02 * d), 0],
-        )
-        problem.equality("touch", [1], position, ["tip"], 10, [*start, PUSH_HEIGHT])
-        problem.equality(
-            "push straight", [1, 2], position, ["tip"], across + up, [*start, PUSH_HEIGHT]
-        )
-        problem.equality("reach the target", [2], position, ["tip"], 10, [*end, PUSH_HEIGHT])
-        problem.equality("stop at the target", [2], joints, [], 1, order=1)
-        problem.equality(
-            "leave in the line of the push", [2, 2.3], position, ["tip"], across, [*end, 0]
-        )
-        problem.inequality("leave the puck", [3], position, ["tip"], along, [*(end - 0.04 * d), 0])
-        problem.inequality("rise", [3], position, ["tip"], above, [0, 0, CLEAR_HEIGHT + 0.01])
-        problem.equality("stop", [3], joints, [], 1, order=1)
+            add("lift straight off", EQ, [0, 0.25], at, stick, level, tip)
+        add("pass over the puck", INEQ, [0.3, 0.7], at, stick, down, over)
+        add("come down in the line of the push", EQ, [0.75, 1], at, stick, across, contact)
+        add("come down behind the puck", INEQ, [0.75, 0.9], at, stick, along, behind)
+        add("touch", EQ, [1], at, stick, 10, contact)
+        add("push straight", EQ, [1, 2], at, stick, across + up, contact)
+        add("reach the target", EQ, [2], at, stick, 10, goal)
+        add("stop at the target", EQ, [2], joints, [], 1, order=1)
+        add("leave in the line of the push", EQ, [2, 2.3], at, stick, across, goal)
+        add("leave the puck", INEQ, [3], at, stick, along, away)
+        add("rise", INEQ, [3], at, stick, down, risen)
+        add("stop", EQ, [3], joints, [], 1, order=1)
         return problem.solve("tip", TOOL_SPEED, JOINT_SPEED, stops=("push", "retreat"))
 
     def _begin(self, plan: Plan) -> None:
