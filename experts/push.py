@@ -199,10 +199,7 @@ class PushExpert:
         tip = np.array([*contact, PUSH_HEIGHT])
         first, last = plan.ends["approach"], plan.ends["push"] + 1
         nearest = first + np.argmin(np.linalg.norm(plan.tool[first:last] - tip, axis=1))
-        position, axes = env.task.tool_target(tip)
-        return env.controller.kinematics.solve(
-            env.controller.command, position, axes, rest=plan.path[nearest]
-        )
+        return env.controller.solve(tip, rest=plan.path[nearest])
 
     def _lost(self, env: KomoEnv, puck: Array) -> bool:
         """Whether the stick is no longer behind the puck."""

@@ -92,11 +92,14 @@ class Controller:
         self._set_command(self._limited(wanted))
         return self._command
 
-    def solve(self, coordinates: Array, start: Array | None = None) -> Array:
-        """Joint positions (7,) with the end-effector at coordinates (E,), near ``start`` (7,)."""
+    def solve(self, coordinates: Array, rest: Array | None = None) -> Array:
+        """Joint positions (7,) with the end-effector at coordinates (E,), near the last reference.
+
+        What freedom they leave is drawn to posture ``rest`` (7,), the home position if not given.
+        """
         position, axes = self._task.tool_target(coordinates)
-        start = self._command if start is None else start
-        return self.kinematics.solve(start, position, axes, rest=self._task.home)
+        rest = self._task.home if rest is None else rest
+        return self.kinematics.solve(self._command, position, axes, rest)
 
     def coordinates(self, q: Array) -> Array:
         """End-effector coordinates (E,) at joint positions ``q`` (7,)."""

@@ -151,7 +151,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             reward_mode: ``"sparse"`` or ``"dense"``.
             image_size: Side, or (height, width), of observed images in pixels.
             cameras: Names of the cameras observed: ``"front"`` (static), ``"wrist"``.
-            shadows: Whether observed images have soft shadows, at four times the time to draw.
+            shadows: Whether observed images have soft shadows, which are slower to draw.
             render_mode: None, ``"rgb_array"`` or ``"human"``.
             render_size: (height, width) in pixels of what ``render()`` shows.
 

@@ -24,8 +24,6 @@ class WorldState:
     """Joint velocities (7,), rad/s."""
     link_poses: Array
     """Poses (11, 7) of the robot's links, in the order of ``ROBOT_LINKS``."""
-    gripper_pose: Array
-    """Pose (7,) of the point between the finger tips; its z axis points back into the hand."""
     body_poses: Array
     """Poses (N, 7) of the scene's bodies, in their order."""
     body_velocities: Array

@@ -13,7 +13,7 @@ import numpy as np
 
 from komo_envs.scene import IDENTITY, Array, Body
 from komo_envs.worlds.base import CONTROL_PERIOD, WorldState
-from komo_envs.worlds.panda import GRIPPER, LINK_FRAMES, load_panda
+from komo_envs.worlds.panda import LINK_FRAMES, load_panda
 from komo_envs.worlds.rai import SimulationError, plain_errors, quiet, ry
 
 PHYSICS_STEP = 0.005
@@ -51,7 +51,7 @@ class PhysxWorld:
             frames = self._config.getFrames()
             names = [frame.name for frame in frames]
             self._initial_frames = self._config.getFrameState()
-            self._links = [names.index(name) for name in (*LINK_FRAMES, GRIPPER)]
+            self._links = [names.index(name) for name in LINK_FRAMES]
             self._bodies = [names.index(body.name) for body in bodies]
             self._free_names = [body.name for body in bodies if body.mass is not None]
         with quiet():
@@ -107,8 +107,7 @@ class PhysxWorld:
             time=self._time,
             q=sim.q,
             qdot=sim.qDot,
-            link_poses=frames[self._links[:-1]],
-            gripper_pose=frames[self._links[-1]],
+            link_poses=frames[self._links],
             body_poses=frames[self._bodies],
             body_velocities=velocities,
         )
