@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from experts.base import Expert
 from experts.planning import EQ, INEQ, Plan, Problem
 from komo_envs.env import KomoEnv
 from komo_envs.scene import Array
@@ -36,7 +37,7 @@ MOVED = 0.01  # m by which the puck has moved before it was pushed
 ASTRAY = 0.03  # m between the commanded tip and its plan: someone else has moved it
 
 
-class PushExpert:
+class PushExpert(Expert):
     """A closed-loop expert: it plans, executes, and plans again where the puck is not as planned.
 
     KOMO optimises one joint path through three phases: approach (over the puck and down behind
@@ -46,50 +47,24 @@ class PushExpert:
     came to rest beside its target, the expert lifts the stick and plans again.
     """
 
-    name = "expert"
-    privileged = True
+    task = Push
 
-    def __init__(self) -> None:
-        self.failure: str | None = None
-        """Why the episode cannot be solved, once that is known."""
-        self.plan_seconds: list[float] = []
-        """Wall time of every plan made so far."""
-        self._env: KomoEnv | None = None
+    def __init__(self, draw_side: bool = False) -> None:
+        """As every expert; pushed in a straight line, a puck has but one side to push from."""
+        super().__init__(draw_side)
         self._config = load_panda((), meshes=False)
         with quiet():
-            self._config.addFrame("tip", GRIPPER).setRelativePosition(list(Push.tool))
+            self._config.addFrame("tip", GRIPPER).setRelativePose(list(Push.tool))
 
-    def attach(self, env: gym.Env[Any, Any]) -> None:
-        """Give the expert the env whose true state it sees.
-
-        Raises:
-            ValueError: the env's task is not push.
-        """
-        self._env = _push_env(env)
+    def begin(self) -> None:
+        """Forget the last episode's plan."""
         self._plan: Plan | None = None
 
-    def predict(
-        self,
-        obs: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-    ) -> tuple[Array, Any]:
-        """The next action (A,) of the attached env, in its control mode, and None.
-
-        The arguments are those of every policy; the expert looks at none, but at the env's state.
-        At the start of an episode it plans.
-
-        Raises:
-            RuntimeError: no env is attached, or it has not been reset.
-        """
-        env = self._attached()
-        if env.state.time == 0.0:
-            self._plan, self.failure = None, None
+    def act(self, env: KomoEnv) -> Array:
+        """The next joint reference (7,), rad: of a plan, which is made if there is none."""
         if self._plan is None and self.failure is None:
-            self._begin(self.plan(env))
-        q = env.controller.command if self._plan is None else self._next(env)
-        return env.controller.encode(q), None
+            self._begin(env, self.plan(env))
+        return env.controller.command if self._plan is None else self._next(env)
 
     def plan(self, env: gym.Env[Any, Any]) -> Plan:
         """Plan from the env's present state: the way behind the puck, the push, the retreat.
@@ -100,7 +75,7 @@ class PushExpert:
             ValueError: the env's task is not push.
             RuntimeError: the env has not been reset.
         """
-        unwrapped = _push_env(env)
+        unwrapped = self.own(env)
         puck, target = _puck(unwrapped), np.array(unwrapped.scene["target"])
         d = _direction(puck, target)
         n = np.array([-d[1], d[0]])
@@ -135,9 +110,8 @@ class PushExpert:
         add("stop", EQ, [3], joints, [], 1, order=1)
         return problem.solve("tip", TOOL_SPEED, JOINT_SPEED, stops=("push", "retreat"))
 
-    def _begin(self, plan: Plan) -> None:
+    def _begin(self, env: KomoEnv, plan: Plan) -> None:
         self.plan_seconds.append(plan.solve_seconds)
-        env = self._attached()
         if not plan.feasible:
             self.failure = "no feasible plan"
             return
@@ -215,20 +189,8 @@ class PushExpert:
 
     def _replan(self, env: KomoEnv) -> Array:
         self._plan = None
-        self._begin(self.plan(env))
+        self._begin(env, self.plan(env))
         return env.controller.command if self._plan is None else self._next(env)
-
-    def _attached(self) -> KomoEnv:
-        if self._env is None:
-            raise RuntimeError("the expert sees no env yet: call attach(env) first")
-        return self._env
-
-
-def _push_env(env: gym.Env[Any, Any]) -> KomoEnv:
-    unwrapped = env.unwrapped
-    if not isinstance(unwrapped, KomoEnv) or not isinstance(unwrapped.task, Push):
-        raise ValueError(f"env: {env} is not a push task")
-    return unwrapped
 
 
 def _puck(env: KomoEnv) -> Array:

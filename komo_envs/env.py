@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ from gymnasium import spaces
 from komo_envs.cameras import Image, Renderer
 from komo_envs.control import CONTROL_MODES, Controller
 from komo_envs.scene import Array, Body, Camera
-from komo_envs.tasks import TASKS, Scene
+from komo_envs.tasks import Scene, Task
 from komo_envs.viewer import Viewer, has_display
 from komo_envs.worlds import CONTROL_PERIOD, World, WorldState, make_simulation
 from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW
@@ -141,11 +143,12 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         shadows: bool = False,
         render_mode: str | None = None,
         render_size: tuple[int, int] = (480, 640),
+        **options: Any,
     ) -> None:
         """Make the env. Simulator and renderer start at the first reset and the first picture.
 
         Args:
-            task: Name of the task, set by the registered id.
+            task: ``"module:Class"`` of the task, set by the registered id.
             obs_mode: ``"state"``, ``"rgb"``, ``"depth"`` or ``"rgbd"``.
             control_mode: ``"joint"``, ``"ee"`` or ``"ee_delta"``.
             reward_mode: ``"sparse"`` or ``"dense"``.
@@ -154,12 +157,13 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             shadows: Whether observed images have soft shadows, which are slower to draw.
             render_mode: None, ``"rgb_array"`` or ``"human"``.
             render_size: (height, width) in pixels of what ``render()`` shows.
+            **options: The task's own options: the fields of its class.
 
         Raises:
-            ValueError: an argument is not one of these.
+            TypeError: an argument is neither one of these nor an option of the task.
+            ValueError: an argument's value is not one of these.
             RuntimeError: ``render_mode="human"`` without a display.
         """
-        _check_choice("task", task, TASKS)
         _check_choice("obs_mode", obs_mode, OBS_MODES)
         _check_choice("control_mode", control_mode, CONTROL_MODES)
         _check_choice("reward_mode", reward_mode, REWARD_MODES)
@@ -171,7 +175,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
                     "use render_mode='rgb_array', or run under xvfb-run"
                 )
             self.metadata = {**self.metadata, "render_modes": ["rgb_array"]}
-        self.task = TASKS[task]()
+        self.task = _make_task(task, options)
         self.task_description = self.task.description
         self.obs_mode = obs_mode
         self.control_mode = control_mode
@@ -255,7 +259,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self.scene = scene
         self.bodies = self.task.bodies(scene)
         self.controller.reset(self.task.home)
-        self._state = self.world.reset(self.task.home, self.bodies)
+        self._state = self.world.reset(self.task.home, self.bodies, self.task.arm_collides)
         self._success_steps = 0
         observation, _, info = self._evaluate()
         if self.render_mode == "human":
@@ -353,13 +357,13 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
 
     def _evaluate(self) -> tuple[Observation, float, dict[str, Any]]:
         """Observation, reward and info of the present state."""
-        achieved = self.task.achieved_goal(self.state)
+        achieved = self.task.achieved_goal(self.scene, self.state)
         desired = self.task.desired_goal(self.scene)
         proprioception = self.proprioception()
         terms: dict[str, Any] = {
             **self.task.goal_reward_terms(achieved, desired),
             **self.task.other_reward_terms(
-                self.state, self.controller.kinematics.tool_pose(self.state.q)[:3]
+                self.scene, self.state, self.controller.kinematics.tool_pose(self.state.q)[:3]
             ),
         }
         info = {
@@ -372,7 +376,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         if self.obs_mode == "state":
             vectors = {
                 "observation": np.concatenate(
-                    [proprioception, self.state.qdot, self.task.privileged(self.state)]
+                    [proprioception, self.state.qdot, self.task.privileged(self.scene, self.state)]
                 ),
                 "achieved_goal": achieved,
                 "desired_goal": desired,
@@ -437,6 +441,16 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
 
 def _box(low: Array, high: Array) -> spaces.Box:
     return spaces.Box(low.astype(np.float32), high.astype(np.float32))
+
+
+def _make_task(task: str, options: Mapping[str, Any]) -> Task:
+    make = pkgutil.resolve_name(task)
+    known = [field.name for field in dataclasses.fields(make)]
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(
+            f"{unknown[0]}: no such argument; options of {make.__name__} are {', '.join(known)}"
+        )
+    return make(**options)
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:

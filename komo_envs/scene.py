@@ -112,3 +112,18 @@ def matrix_to_quaternion(matrix: Array) -> tuple[float, float, float, float]:
     w, x, y, z = np.linalg.eigh(k)[1][:, 3]
     sign = 1.0 if w >= 0 else -1.0
     return (float(sign * w), float(sign * x), float(sign * y), float(sign * z))
+
+
+def axis(q: Array, index: int) -> Array:
+    """The x, y or z axis (index 0, 1 or 2) of an orientation (w, x, y, z), as a vector (3,)."""
+    w, x, y, z = q
+    if index == 0:
+        return np.array([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)])
+    if index == 1:
+        return np.array([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)])
+    return np.array([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)])
+
+
+def uprightness(q: Array) -> float:
+    """Cosine of the angle between an orientation's z axis and the world's."""
+    return float(1 - 2 * (q[1] ** 2 + q[2] ** 2))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from komo_envs.scene import Array, Body, Camera, Mask
+from komo_envs.scene import Array, Body, Camera, Mask, Pose
 from komo_envs.worlds.base import WorldState
 
 Scene = dict[str, Any]
@@ -36,8 +36,10 @@ class Task(Protocol):
     """One imperative sentence."""
     home: Array
     """Joint positions (7,) at reset, rad."""
-    tool: tuple[float, float, float]
-    """Position in m of the tool's working point, in the frame of the gripper."""
+    tool: Pose
+    """The tool's frame, in that of the gripper: its origin is the point that does the work."""
+    arm_collides: bool
+    """Whether the arm and the hand can touch things, or only the tool can, which is faster."""
     end_effector: EndEffector
     cameras: tuple[Camera, ...]
     """Those that observations can come from; the first is the default."""
@@ -71,10 +73,10 @@ class Task(Protocol):
     def command(self, scene: Scene) -> Array:
         """The part of the goal that any user knows, and pixel observations hold."""
 
-    def privileged(self, state: WorldState) -> Array:
+    def privileged(self, scene: Scene, state: WorldState) -> Array:
         """What only the simulator knows, as float64 (P,)."""
 
-    def achieved_goal(self, state: WorldState) -> Array:
+    def achieved_goal(self, scene: Scene, state: WorldState) -> Array:
         """What has been reached, float32 (G,)."""
 
     def desired_goal(self, scene: Scene) -> Array:
@@ -89,5 +91,5 @@ class Task(Protocol):
     def goal_reward_terms(self, achieved: Array, desired: Array) -> dict[str, Array]:
         """Scaled terms of the dense reward that depend on the goals alone; shapes (...)."""
 
-    def other_reward_terms(self, state: WorldState, tool: Array) -> dict[str, float]:
+    def other_reward_terms(self, scene: Scene, state: WorldState, tool: Array) -> dict[str, float]:
         """The other scaled terms, from the world's state and the tool's position (3,)."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from komo_envs.scene import Array, Body, Camera, Mask, look_at
+from komo_envs.scene import Array, Body, Camera, Mask, Pose, axis, look_at, uprightness
 from komo_envs.tasks.base import EndEffector, Scene
 from komo_envs.worlds.base import WorldState
 
@@ -64,7 +64,8 @@ class Push:
 
     description = "Push the red puck to the green target."
     home = np.array([0.0, -0.2542, 0.0, -2.6911, 0.0, 2.4369, 0.785])  # tip at (0, 0.2, 0.77)
-    tool = (0.0, 0.0, 0.03 - STICK_LENGTH)
+    tool: ClassVar[Pose] = (0.0, 0.0, 0.03 - STICK_LENGTH, 1.0, 0.0, 0.0, 0.0)
+    arm_collides = False
     end_effector = EndEffector(("x", "y", "z"), TOOL_LOW, TOOL_HIGH, np.full(3, 0.05))
     cameras = CAMERAS
     view = VIEW
@@ -184,7 +185,7 @@ class Push:
             np.all(tip >= TOOL_LOW - margin)
             and np.all(tip <= TOOL_HIGH + margin)
             and np.linalg.norm(tip[:2] - BASE) >= 0.28
-            and _uprightness(tool_pose[3:]) >= np.cos(np.deg2rad(20))
+            and uprightness(tool_pose[3:]) >= np.cos(np.deg2rad(20))
             and link_poses[3:, 2].min() >= TABLE_TOP + 0.05
         )
 
@@ -192,18 +193,18 @@ class Push:
         """The target's position ``[x, y]``."""
         return np.array(scene["target"])
 
-    def privileged(self, state: WorldState) -> Array:
+    def privileged(self, scene: Scene, state: WorldState) -> Array:
         """Puck: position (3,), axis (3,), linear (3,) and angular velocity (3,)."""
         pose = state.body_poses[PUCK]
-        return np.concatenate([pose[:3], _axis(pose[3:]), state.body_velocities[PUCK]])
+        return np.concatenate([pose[:3], axis(pose[3:], 2), state.body_velocities[PUCK]])
 
-    def achieved_goal(self, state: WorldState) -> Array:
+    def achieved_goal(self, scene: Scene, state: WorldState) -> Array:
         """``[x, y, rest]`` of the puck."""
         pose, velocity = state.body_poses[PUCK], state.body_velocities[PUCK]
         rest = (
             np.linalg.norm(velocity[:3]) <= REST_SPEED
             and np.linalg.norm(velocity[3:]) <= REST_SPIN
-            and abs(_uprightness(pose[3:])) >= np.cos(UPRIGHT)
+            and abs(uprightness(pose[3:])) >= np.cos(UPRIGHT)
             and abs(pose[2] - TABLE_TOP - PUCK_HEIGHT / 2) <= STILL_ABOVE_TABLE
         )
         return np.array([pose[0], pose[1], rest], dtype=np.float32)
@@ -228,21 +229,10 @@ class Push:
             "success": self.is_success(achieved, desired).astype(float),
         }
 
-    def other_reward_terms(self, state: WorldState, tool: Array) -> dict[str, float]:
+    def other_reward_terms(self, scene: Scene, state: WorldState, tool: Array) -> dict[str, float]:
         """``reach``: at most 0.25 less the farther the tip is from the puck."""
         gap = float(np.linalg.norm(tool - state.body_poses[PUCK, :3])) - PUCK_RADIUS
         return {"reach": -0.25 * float(np.tanh(5.0 * max(gap, 0.0)))}
-
-
-def _axis(q: Array) -> Array:
-    """The z axis (3,) of an orientation (w, x, y, z)."""
-    w, x, y, z = q
-    return np.array([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)])
-
-
-def _uprightness(q: Array) -> float:
-    """Cosine of the angle between an orientation's z axis and the world's."""
-    return float(1 - 2 * (q[1] ** 2 + q[2] ** 2))
 
 
 def _sample_reachable(rng: np.random.Generator) -> Array:

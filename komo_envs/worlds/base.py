@@ -33,8 +33,11 @@ class WorldState:
 class World(Protocol):
     """A robot among bodies, in simulation or real."""
 
-    def reset(self, q: Array, bodies: Sequence[Body]) -> WorldState:
-        """Bring the arm to joint positions ``q`` (7,), at rest, and the bodies to their poses."""
+    def reset(self, q: Array, bodies: Sequence[Body], arm_collides: bool = False) -> WorldState:
+        """Bring the arm to joint positions ``q`` (7,), at rest, and the bodies to their poses.
+
+        A simulation may leave the arm and the hand out of all contacts but with ``arm_collides``.
+        """
 
     def step(self, reference: Array) -> WorldState:
         """Move for one control period toward joint positions ``reference`` (7,), rad."""

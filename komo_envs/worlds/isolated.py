@@ -33,11 +33,11 @@ class IsolatedWorld:
         self.process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
-    def reset(self, q: Array, bodies: Sequence[Body]) -> WorldState:
+    def reset(self, q: Array, bodies: Sequence[Body], arm_collides: bool = False) -> WorldState:
         """As ``PhysxWorld.reset``; starts the child process if there is none."""
         if self._connection is None:
             self._start()
-        return self._call("reset", q, tuple(bodies))
+        return self._call("reset", q, tuple(bodies), arm_collides)
 
     def step(self, reference: Array) -> WorldState:
         """As ``PhysxWorld.step``."""

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from komo_envs.scene import ROBOT_LINKS, Array, Body
+from komo_envs.scene import ROBOT_LINKS, Array, Body, Pose
 from komo_envs.worlds.rai import quiet, ry
 
 GRIPPER = "l_gripper"
 JOINT_LOW = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, 0.5, -2.8973])
 JOINT_HIGH = np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.0, 2.8973])
 """Joint limits of rai's model, rad. They are the real arm's but for joint 6, which is tighter."""
+COLLISION_FRAMES = (
+    *(f"l_panda_coll{i}" for i in range(1, 8)),
+    "l_palm",
+    "l_finger1",
+    "l_finger2",
+)
+"""Capsules and boxes around the moving links, the hand and the fingers."""
 FINGER_GAP = 0.012
 """Distance in m of each finger from the gripper's centre: closed around a tool."""
 
@@ -35,26 +43,44 @@ _DAMPING = 1e-5
 _REST_GAIN = 0.1
 
 
-def load_panda(bodies: Sequence[Body], meshes: bool = True) -> ry.Config:
+def load_panda(
+    bodies: Sequence[Body], meshes: bool = True, arm_collides: bool = False
+) -> ry.Config:
     """The arm on its table with ``bodies`` around it, as a rai configuration.
 
     A body named ``table`` shapes the table that rai's scene already has; every other one becomes a
-    frame of its own. Where ``meshes`` is False, the arm has no shapes but rai's collision capsules.
+    frame of its own.
+
+    Args:
+        bodies: What is there besides the arm.
+        meshes: Whether the links have their visual meshes; the collision shapes are always there.
+        arm_collides: Whether physics lets the collision shapes of arm and hand touch things.
     """
     with quiet():
         config = ry.Config()
-        config.addFile(ry.raiPath("scenarios/pandaSingle.g"))
-        for name in LINK_FRAMES:
-            frame = config.getFrame(name)
-            if meshes:
-                # The visual meshes take no part in contacts: their hulls cost memory and time.
-                frame.setAttributes({"simulate": False})
-            else:
-                frame.setShape(ry.ST.marker, [0.1])
-        for name, side in (("l_panda_finger_joint1", 1.0), ("l_panda_finger_joint2", -1.0)):
-            config.getFrame(name).setRelativePosition([0.0, side * FINGER_GAP, 0.0])
+        config.addConfigurationCopy(_bare_panda(meshes, arm_collides))
         for body in bodies:
             _add_body(config, body)
+    return config
+
+
+@functools.cache
+def _bare_panda(meshes: bool, arm_collides: bool) -> ry.Config:
+    """What every configuration is a copy of: to read it from its files takes 0.1 s."""
+    config = ry.Config()
+    config.addFile(ry.raiPath("scenarios/pandaSingle.g"))
+    for name in LINK_FRAMES:
+        frame = config.getFrame(name)
+        if meshes:
+            # The visual meshes take no part in contacts: their hulls cost memory and time.
+            frame.setAttributes({"simulate": False})
+        else:
+            frame.setShape(ry.ST.marker, [0.1])
+    for name, side in (("l_panda_finger_joint1", 1.0), ("l_panda_finger_joint2", -1.0)):
+        config.getFrame(name).setRelativePosition([0.0, side * FINGER_GAP, 0.0])
+    if arm_collides:
+        for name in COLLISION_FRAMES:
+            config.getFrame(name).setAttributes({"simulate": True})
     return config
 
 
@@ -86,12 +112,12 @@ def _add_body(config: ry.Config, body: Body) -> None:
 class Kinematics:
     """Forward and inverse kinematics of the tool that the gripper holds.
 
-    The tool frame is fixed to the gripper; ``tool`` is its position there, with the gripper's axes.
+    The tool frame is fixed to the gripper; ``tool`` is its pose (7,) there.
     """
 
-    def __init__(self, tool: Sequence[float]) -> None:
+    def __init__(self, tool: Pose) -> None:
         self._config = load_panda((), meshes=False)
-        self._frame = self._config.addFrame("tool", GRIPPER).setRelativePosition(list(tool))
+        self._frame = self._config.addFrame("tool", GRIPPER).setRelativePose(list(tool))
         names = self._config.getFrameNames()
         self._rows = [names.index(name) for name in (*LINK_FRAMES, "tool")]
 

@@ -32,11 +32,13 @@ class PhysxWorld:
         self.closed = False
         self._config: ry.Config | None = None
         self._simulation: ry.Simulation | None = None
-        self._layout: tuple[Body, ...] = ()
+        self._layout: tuple[object, ...] = ()
         _worlds.add(self)
 
-    def reset(self, q: Array, bodies: Sequence[Body]) -> WorldState:
+    def reset(self, q: Array, bodies: Sequence[Body], arm_collides: bool = False) -> WorldState:
         """Set the arm to ``q`` (7,) at rest, and every body to its initial pose.
+
+        With ``arm_collides``, the arm and the hand can touch things too, not only the tool.
 
         Raises:
             SimulationError: rai refused the scene.
@@ -44,9 +46,11 @@ class PhysxWorld:
         # Only a new simulation starts from exactly the same state again; it takes under a
         # millisecond. The old one goes first, since two must never be alive.
         self._simulation = None
-        layout = tuple(replace(body, pose=IDENTITY) for body in bodies)
+        # What a tool's parts are is in their poses, too.
+        parts = (body if body.parent else replace(body, pose=IDENTITY) for body in bodies)
+        layout = (arm_collides, *parts)
         if self._config is None or layout != self._layout:
-            self._config = load_panda(bodies)
+            self._config = load_panda(bodies, arm_collides=arm_collides)
             self._layout = layout
             frames = self._config.getFrames()
             names = [frame.name for frame in frames]
