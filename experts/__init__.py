@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import gymnasium as gym
-
-import komo_envs  # noqa: F401 - registers the ids
 from experts.base import Expert
 from experts.planning import Plan
 from experts.push import PushExpert
+from experts.shelf import ShelfExpert
+from komo_envs.ids import find_spec
 
-__all__ = ["EXPERTS", "Expert", "Plan", "PushExpert", "make_expert"]
+__all__ = ["EXPERTS", "Expert", "Plan", "PushExpert", "ShelfExpert", "make_expert"]
 
 EXPERTS: dict[str, type[Expert]] = {
     "komo_envs.tasks.push:Push": PushExpert,
+    "komo_envs.tasks.shelf:Shelf": ShelfExpert,
 }
 """The expert of each task, by the ``task`` that its ids are registered with."""
 
@@ -21,13 +21,13 @@ def make_expert(env_id: str, draw_side: bool = False) -> Expert:
     """The expert for a registered env; ``attach`` it to one before use.
 
     Args:
-        env_id: A registered id.
+        env_id: A registered id, or ``"module:Id"``.
         draw_side: See ``Expert``.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or no such env.
     """
-    task = gym.spec(env_id).kwargs.get("task")
+    task = find_spec(env_id).kwargs.get("task")
     if task not in EXPERTS:
-        raise ValueError(f"env: {env_id!r} has no expert")
+        raise ValueError(f"env: {env_id!r} has no expert: its task, {task!r}, is not in EXPERTS")
     return EXPERTS[task](draw_side)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from komo_envs.scene import Array
+from komo_envs.scene import Array, Body, Pose
+from komo_envs.worlds.panda import GRIPPER, load_panda
 from komo_envs.worlds.rai import quiet, ry
 
 EQ, INEQ = ry.OT.eq, ry.OT.ineq
@@ -73,19 +74,29 @@ class Plan:
 
 
 class Problem:
-    """A KOMO problem of order 2 over the joint path of a configuration.
+    """A KOMO problem of order 2 over the joint path of the arm.
 
     Its objectives have names, and hold over times counted in phases: ``[1, 2]`` is the second one.
     """
 
-    def __init__(self, config: ry.Config, q: Array, phases: Sequence[str]) -> None:
-        """A path from joint positions ``q`` (7,) through ``phases``, smooth and within limits."""
-        config.setJointState(q)
-        self._config = config
+    def __init__(
+        self, tool: Pose, q: Array, phases: Sequence[str], bodies: Sequence[Body] = ()
+    ) -> None:
+        """A path from joint positions ``q`` (7,) through ``phases``, smooth and within limits.
+
+        Args:
+            tool: Pose (7,) of the tool in the gripper's frame; objectives know it as ``"tool"``.
+            q: Where the arm is, rad.
+            phases: Names of the path's phases, in order.
+            bodies: What else objectives can name.
+        """
+        self._config = load_panda(bodies, meshes=False)
         self._start = np.array(q, dtype=float)
         self._phases = tuple(phases)
         with quiet():
-            self._komo = ry.KOMO(config, len(phases), SLICES, 2, False)
+            self._config.addFrame("tool", GRIPPER).setRelativePose(list(tool))
+            self._config.setJointState(q)
+            self._komo = ry.KOMO(self._config, len(phases), SLICES, 2, False)
             self._komo.addControlObjective([], 0, 1e-2)
             self._komo.addControlObjective([], 2, 1e-1)
         self._names = ["stay near the start posture", "low acceleration"]
@@ -127,13 +138,12 @@ class Problem:
         self._names.append(name)
 
     def solve(
-        self, tool: str, tool_speed: dict[str, float], joint_speed: float, stops: Sequence[str]
+        self, tool_speed: Mapping[str, float], joint_speed: float, stops: Sequence[str]
     ) -> Plan:
         """Optimise, and time the path.
 
         Args:
-            tool: Frame whose positions the plan reports and whose speed is limited.
-            tool_speed: Limit in m/s for each phase.
+            tool_speed: Limit of the tool in m/s, for each phase.
             joint_speed: Limit in rad/s for every joint.
             stops: Phases at whose end the arm stands still.
         """
@@ -147,7 +157,7 @@ class Problem:
         with quiet():
             report = self._komo.report(False, True, False)
             path = np.vstack([self._start, self._komo.getPath()])
-            frame = self._config.getFrame(tool)
+            frame = self._config.getFrame("tool")
             rows = []
             for q in path:
                 self._config.setJointState(q)

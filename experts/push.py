@@ -9,25 +9,34 @@ import numpy as np
 
 from experts.base import Expert
 from experts.planning import EQ, INEQ, Plan, Problem
+from experts.route import Route, find_routes
 from komo_envs.env import KomoEnv
 from komo_envs.scene import Array
-from komo_envs.tasks.push import PUCK, PUCK_HEIGHT, PUCK_RADIUS, STICK_RADIUS, TABLE_TOP, Push
+from komo_envs.tasks.base import TABLE_TOP
+from komo_envs.tasks.push import BASE, PUCK, PUCK_HEIGHT, STICK_RADIUS, Push, puck_radius
 from komo_envs.worlds import CONTROL_PERIOD
-from komo_envs.worlds.panda import GRIPPER, load_panda
-from komo_envs.worlds.rai import quiet, ry
+from komo_envs.worlds.rai import ry
 
-CONTACT = PUCK_RADIUS + STICK_RADIUS
-"""m between the axes of puck and stick when they touch."""
 PUSH_HEIGHT = TABLE_TOP + 0.012
 """Height in m of the stick's tip while it pushes."""
 CLEAR_HEIGHT = TABLE_TOP + PUCK_HEIGHT + 0.02
-"""Height in m of the tip above which it passes over the puck."""
+"""Height in m of the tip above which it passes over the puck and the obstacles."""
 TOOL_SPEED = {"approach": 0.45, "push": 0.18, "retreat": 0.45}
 """Limits in m/s; a puck pushed at 0.5 m/s slides on out of control."""
 JOINT_SPEED = 0.9  # rad/s, a little under the env's limit, so that it never bends a path
+FIRST_SPEED = 0.09  # m/s at which a puck at rest is met
 PUSH_ACCELERATION = 0.4  # m/s^2 of the puck, at both ends of a push
-LOOKAHEAD = 0.06  # m
+LARGEST_YIELD = 0.03  # m by which the stick may be held back by a puck that it pushes
+LOOKAHEAD = 0.06  # m beyond the puck, where it is steered to on the last leg of its way
+LOOKAHEAD_IN_BENDS = 0.08  # m; smoother, and it cuts corners by less than the margin
+DRAG = 0.31
+"""How far a puck is dragged along by a stick that moves sideways on its rim without slipping, as a
+share of the stick's way: c^2 / (c^2 + R^2), where friction over the whole face resists turning
+like a force on the arm c = 2/3 R (Lynch, Maekawa and Tanie, "Manipulation and active sensing by
+pushing using tactile feedback", 1992)."""
 LARGEST_TURN = 0.6  # rad by which the stick is set beside the heading
+LARGEST_STEP = 0.025  # m in a control period by which the stick is moved while it pushes
+TOUCHING = 0.002  # m between stick and puck
 TOLERANCE = 0.002  # m before the target at which a push is over
 GOOD_ENOUGH = 0.006  # m from the target at which no other push would better it
 LOST_ANGLE = 1.0  # rad between the push and the stick's side of the puck: it has slipped off
@@ -36,35 +45,37 @@ LOST_HEIGHT = 0.012  # m of the tip above where it pushes: it may stand on the p
 MOVED = 0.01  # m by which the puck has moved before it was pushed
 ASTRAY = 0.03  # m between the commanded tip and its plan: someone else has moved it
 
+ROUTE_REACH = (0.34, 0.68)  # m from the base, where a puck can be pushed around an obstacle
+MARGINS = (0.014, 0.008, 0.002)  # m between puck and obstacles, the widest that there is a way for
+STICK_MARGIN = 0.003  # m between stick and obstacles
+VIAS = 4  # points, equally far apart along the way, that a plan's push goes by
+
 
 class PushExpert(Expert):
     """A closed-loop expert: it plans, executes, and plans again where the puck is not as planned.
 
-    KOMO optimises one joint path through three phases: approach (over the puck and down behind
-    it), push (in a straight line), retreat. Approach and retreat are executed as planned. During
-    the push, feedback keeps the stick on that side of the puck which brings it back to the planned
-    line, in the planned posture. Where the puck was moved before it was touched, slipped off, or
-    came to rest beside its target, the expert lifts the stick and plans again.
+    The puck's way is the shortest one past the obstacles (``experts.route``): a straight line
+    where there are none. KOMO optimises one joint path for it through three phases: approach (over
+    the puck and down behind it), push (along the way), retreat.
+
+    Each step is a matter of where things are, not of time: all that the expert remembers is its
+    plan, and how far it has come on it, since it passes some places twice. With the stick behind
+    the puck, the puck is pushed: feedback keeps the stick on that side of it which brings it back
+    to its way. Before and after that the arm goes on along its plan from where it is. Where the
+    puck was moved before it was touched, slipped off, or came to rest beside its target, the
+    expert plans again.
+
+    An obstacle in the straight way is passed on the side with the shorter way, on the left if they
+    are equal. With ``draw_side`` the side is drawn, and taken if it is free where the puck keeps as
+    far off the obstacles as it can; of the hard scenes, four in five have both. Without obstacles
+    there is but one side to push from.
     """
 
     task = Push
 
-    def __init__(self, draw_side: bool = False) -> None:
-        """As every expert; pushed in a straight line, a puck has but one side to push from."""
-        super().__init__(draw_side)
-        self._config = load_panda((), meshes=False)
-        with quiet():
-            self._config.addFrame("tip", GRIPPER).setRelativePose(list(Push.tool))
-
-    def begin(self) -> None:
-        """Forget the last episode's plan."""
-        self._plan: Plan | None = None
-
     def act(self, env: KomoEnv) -> Array:
         """The next joint reference (7,), rad: of a plan, which is made if there is none."""
-        if self._plan is None and self.failure is None:
-            self._begin(env, self.plan(env))
-        return env.controller.command if self._plan is None else self._next(env)
+        return self._replan(env) if self._plan is None else self._next(env, self._plan)
 
     def plan(self, env: gym.Env[Any, Any]) -> Plan:
         """Plan from the env's present state: the way behind the puck, the push, the retreat.
@@ -76,126 +87,157 @@ class PushExpert(Expert):
             RuntimeError: the env has not been reset.
         """
         unwrapped = self.own(env)
-        puck, target = _puck(unwrapped), np.array(unwrapped.scene["target"])
-        d = _direction(puck, target)
-        n = np.array([-d[1], d[0]])
-        start = puck - CONTACT * d
-        end = target - CONTACT * d
-        tip = unwrapped.controller.ee_command
+        route = self._route_of(unwrapped)
+        fixed = [b for b in unwrapped.bodies if b.name == "stick" or b.name.startswith("obstacle")]
+        puck, contact, tip = _puck(unwrapped), _contact(unwrapped), unwrapped.controller.ee_command
+        gone = np.linspace(0.0, route.length, VIAS + 1)
+        ways = [_direction(route.at(s), route.at(s + LOOKAHEAD)) for s in gone]
+        ways[0] = _direction(puck, route.points[1])
+        places = [route.at(s) - contact * way for s, way in zip(gone, ways, strict=True)]
+        start, d, n = places[0], ways[0], np.array([-ways[0][1], ways[0][0]])
+        end, last_d, last_n = places[-1], ways[-1], np.array([-ways[-1][1], ways[-1][0]])
 
-        problem = Problem(
-            self._config, unwrapped.controller.command, ("approach", "push", "retreat")
-        )
-        add, at, stick, joints = problem.add, ry.FS.position, ["tip"], ry.FS.qItself
+        phases = ("approach", "push", "retreat")
+        problem = Problem(Push.tool, unwrapped.controller.command, phases, fixed)
+        add, at, stick, joints = problem.add, ry.FS.position, ["tool"], ry.FS.qItself
         along, across = [[*(10 * d), 0]], [[*(10 * n), 0]]
+        last_along, last_across = [[*(10 * last_d), 0]], [[*(10 * last_n), 0]]
         level, up, down = [[10, 0, 0], [0, 10, 0]], [[0, 0, 10]], [[0, 0, -10]]
-        contact, goal = [*start, PUSH_HEIGHT], [*end, PUSH_HEIGHT]
+        touching, pushing = [*start, PUSH_HEIGHT], [0, 0, PUSH_HEIGHT]
         over, risen = [0, 0, CLEAR_HEIGHT], [0, 0, CLEAR_HEIGHT + 0.01]
-        behind, away = [*(start - 0.02 * d), 0], [*(end - 0.04 * d), 0]
+        behind, away = [*(start - 0.012 * d), 0], [*(end - 0.04 * last_d), 0]
 
         add("stick vertical", EQ, [], ry.FS.vectorZ, stick, level)
         add("tip above the table", INEQ, [], at, stick, down, [0, 0, TABLE_TOP + 0.008])
-        if tip[2] < CLEAR_HEIGHT and np.linalg.norm(tip[:2] - puck) < CONTACT + 0.05:
+        for body in fixed[1:]:
+            pair = ["stick", body.name]
+            add(f"clear of {body.name}", INEQ, [], ry.FS.negDistance, pair, 10, [-STICK_MARGIN])
+        if tip[2] < CLEAR_HEIGHT and np.linalg.norm(tip[:2] - puck) < contact + 0.05:
             add("lift straight off", EQ, [0, 0.25], at, stick, level, tip)
         add("pass over the puck", INEQ, [0.3, 0.7], at, stick, down, over)
-        add("come down in the line of the push", EQ, [0.75, 1], at, stick, across, contact)
+        add("come down in the line of the push", EQ, [0.75, 1], at, stick, across, touching)
         add("come down behind the puck", INEQ, [0.75, 0.9], at, stick, along, behind)
-        add("touch", EQ, [1], at, stick, 10, contact)
-        add("push straight", EQ, [1, 2], at, stick, across + up, contact)
-        add("reach the target", EQ, [2], at, stick, 10, goal)
+        add("touch", EQ, [1], at, stick, 10, touching)
+        add("push with the tip down", EQ, [1, 2], at, stick, up, pushing)
+        for i, place in enumerate(places[1:], 1):
+            add(f"push, part {i}", EQ, [1 + i / VIAS], at, stick, level, [*place, 0])
         add("stop at the target", EQ, [2], joints, [], 1, order=1)
-        add("leave in the line of the push", EQ, [2, 2.3], at, stick, across, goal)
-        add("leave the puck", INEQ, [3], at, stick, along, away)
+        add("leave in the line of the push", EQ, [2, 2.3], at, stick, last_across, [*end, 0])
+        add("leave the puck", INEQ, [3], at, stick, last_along, away)
         add("rise", INEQ, [3], at, stick, down, risen)
         add("stop", EQ, [3], joints, [], 1, order=1)
-        return problem.solve("tip", TOOL_SPEED, JOINT_SPEED, stops=("push", "retreat"))
+        return problem.solve(TOOL_SPEED, JOINT_SPEED, stops=("push", "retreat"))
 
-    def _begin(self, env: KomoEnv, plan: Plan) -> None:
-        self.plan_seconds.append(plan.solve_seconds)
-        if not plan.feasible:
-            self.failure = "no feasible plan"
-            return
-        if not all(env.task.is_safe(*env.controller.kinematics.poses(q)) for q in plan.path):
-            self.failure = "the plan leaves the workspace"
-            return
-        self._plan = plan
-        self._phase = "approach"
-        self._clock = 0.0
-        self._planned_puck = _puck(env)
-        self._speed = TOOL_SPEED["push"] / 2
-
-    def _next(self, env: KomoEnv) -> Array:
-        """The next joint reference (7,), in the phase that the puck and the stick are in."""
-        plan = self._plan
-        assert plan is not None
+    def _route_of(self, env: KomoEnv) -> Route:
+        """The way that the puck is to go from where it is."""
         puck, target = _puck(env), np.array(env.scene["target"])
-        if self._phase == "approach":
-            planned = env.controller.coordinates(plan.at(self._clock))
-            astray = np.linalg.norm(env.controller.ee_command - planned)
-            if np.linalg.norm(puck - self._planned_puck) > MOVED or astray > ASTRAY:
-                return self._replan(env)
-            self._clock += CONTROL_PERIOD
-            if self._clock < plan.end_time("approach"):
-                return plan.at(self._clock)
-            self._phase = "push"
-        if self._phase == "push":
-            if (target - puck) @ _direction(self._planned_puck, target) > TOLERANCE:
-                if self._lost(env, puck):
-                    return self._replan(env)
-                return self._push(env, plan, puck, target)
-            self._phase = "retreat"
-            self._clock = plan.end_time("push")
-        self._clock += CONTROL_PERIOD
-        if self._clock >= plan.times[-1] and not self._done(env):
-            return self._replan(env)
-        return plan.at(self._clock)
-
-    def _push(self, env: KomoEnv, plan: Plan, puck: Array, target: Array) -> Array:
-        """Move the stick to where it touches the puck from behind once the puck has gone on.
-
-        The puck is steered like a car: toward a point of the planned line, ``LOOKAHEAD`` beyond
-        the puck. It goes about where the stick's side of it faces; while the stick travels from
-        its present side to the next one, that is their mean, so the next one mirrors the present
-        one at the heading.
-        """
-        line = _direction(self._planned_puck, target)
-        left = float((target - puck) @ line)
-        self._speed = min(
-            self._speed + PUSH_ACCELERATION * CONTROL_PERIOD,
-            TOOL_SPEED["push"],
-            np.sqrt(2 * PUSH_ACCELERATION * left),
-        )
-        advance = min(self._speed * CONTROL_PERIOD, left)
-        heading = _direction(puck, target + (LOOKAHEAD - left) * line)
-        side = _direction(env.controller.coordinates(env.state.q)[:2], puck)
-        turn = np.clip(_angle(side, heading), -LARGEST_TURN, LARGEST_TURN)
-        contact = puck + advance * heading - CONTACT * _rotate(heading, turn)
-        tip = np.array([*contact, PUSH_HEIGHT])
-        first, last = plan.ends["approach"], plan.ends["push"] + 1
-        nearest = first + np.argmin(np.linalg.norm(plan.tool[first:last] - tip, axis=1))
-        return env.controller.solve(tip, rest=plan.path[nearest])
-
-    def _lost(self, env: KomoEnv, puck: Array) -> bool:
-        """Whether the stick is no longer behind the puck."""
-        tip = env.controller.coordinates(env.state.q)
-        side = _direction(tip[:2], puck)
-        turn = _angle(side, _direction(self._planned_puck, env.scene["target"]))
-        gap = np.linalg.norm(puck - tip[:2]) - CONTACT
-        return bool(abs(turn) > LOST_ANGLE or gap > LOST_GAP or tip[2] > PUSH_HEIGHT + LOST_HEIGHT)
-
-    def _done(self, env: KomoEnv) -> bool:
-        """Whether the puck is where another push would not better it."""
-        return bool(np.linalg.norm(_puck(env) - env.scene["target"]) < GOOD_ENOUGH)
+        obstacles = np.array(env.scene.get("obstacles", [])).reshape(-1, 3)
+        radius = np.array([0.0, 0.0, 1.0])
+        stick = obstacles + (STICK_RADIUS + STICK_MARGIN) * radius
+        for margin in MARGINS:
+            circles = obstacles + (puck_radius(env.scene) + margin) * radius
+            routes = find_routes(puck, target, circles, BASE, ROUTE_REACH, _contact(env), stick)
+            if self.side in routes:
+                return routes[self.side]
+            if routes:  # the left one comes first, so it is taken where they are equal
+                return min(routes.values(), key=lambda route: round(route.length, 6))
+        return Route([puck, target])
 
     def _replan(self, env: KomoEnv) -> Array:
-        self._plan = None
-        self._begin(env, self.plan(env))
-        return env.controller.command if self._plan is None else self._next(env)
+        """Plan, and do the plan's first step; stay where there is none."""
+        self._plan = self.make_plan(env)
+        if self._plan is None:
+            return env.controller.command
+        self._route = self._route_of(env)
+        self._progress = 0.0
+        self._planned_puck = _puck(env)
+        return self._next(env, self._plan)
+
+    def _next(self, env: KomoEnv, plan: Plan) -> Array:
+        """The next joint reference (7,), in the phase that the puck and the stick are in."""
+        puck = _puck(env)
+        left = self._route.length - self._route.distance(puck)
+        if left <= TOLERANCE:
+            if np.linalg.norm(puck - env.scene["target"]) > GOOD_ENOUGH:
+                return self._replan(env)
+            self._progress = max(self._progress, plan.end_time("push"))
+            return self._follow(env, plan, plan.times[-1])[0]
+        if self._is_behind(env, puck):
+            return self._push(env, plan, puck, left)
+        reference, gap = self._follow(env, plan, plan.end_time("approach"))
+        arrived = self._progress >= plan.end_time("approach")
+        if np.linalg.norm(puck - self._planned_puck) > MOVED or gap > ASTRAY or arrived:
+            return self._replan(env)
+        return reference
+
+    def _follow(self, env: KomoEnv, plan: Plan, end: float) -> tuple[Array, float]:
+        """The next joint reference (7,) on the plan, and the tip's distance in m from the plan.
+
+        It goes on from the plan's point that is nearest to the commanded tip. The plan may pass a
+        place twice, on the way up and down: so that point is looked for from the last one on.
+        """
+        ahead = np.linspace(self._progress, min(self._progress + 2 * CONTROL_PERIOD, end), 21)
+        tips = np.stack([np.interp(ahead, plan.times, column) for column in plan.tool.T], axis=1)
+        gaps = np.linalg.norm(tips - env.controller.ee_command, axis=1)
+        self._progress = float(ahead[np.argmin(gaps)])
+        return plan.at(min(self._progress + CONTROL_PERIOD, end)), float(gaps.min())
+
+    def _push(self, env: KomoEnv, plan: Plan, puck: Array, left: float) -> Array:
+        """Move the stick to where it touches the puck from behind once the puck has gone on.
+
+        The puck is steered like a car: toward a point of its way a little beyond it. It goes about
+        where the stick's side of it faces; while the stick travels from its present
+        side to the next one, that is their mean, so the next one mirrors the present one at the
+        heading; the stick goes so much farther as it drags the puck along.
+        """
+        tip, command = env.controller.coordinates(env.state.q), env.controller.ee_command
+        heading = self._heading(puck)
+        gap = _gap(env, tip, puck)
+        speed = max(float(np.linalg.norm(env.state.body_velocities[PUCK, :2])), FIRST_SPEED)
+        speed += PUSH_ACCELERATION * CONTROL_PERIOD
+        speed = min(speed, TOOL_SPEED["push"], float(np.sqrt(2 * PUSH_ACCELERATION * left)))
+        advance = min(speed * CONTROL_PERIOD - gap, left)
+        turn = 0.0
+        if gap < TOUCHING:
+            turn = (2 / (1 - DRAG) - 1) * _angle(_direction(tip[:2], puck), heading)
+            turn = float(np.clip(turn, -LARGEST_TURN, LARGEST_TURN))
+        # A heavy puck holds the stick back: it is sent as much farther.
+        yielded = np.clip((command - tip)[:2] @ heading, 0.0, LARGEST_YIELD)
+        spot = puck + (advance + yielded) * heading - _contact(env) * _rotate(heading, turn)
+        step = spot - command[:2]
+        step *= min(1.0, LARGEST_STEP / max(float(np.linalg.norm(step)), 1e-9))
+        wanted = np.array([*(command[:2] + step), PUSH_HEIGHT])
+        first, last = plan.ends["approach"], plan.ends["push"] + 1
+        nearest = first + np.argmin(np.linalg.norm(plan.tool[first:last] - wanted, axis=1))
+        return env.controller.solve(wanted, rest=plan.path[nearest])
+
+    def _heading(self, puck: Array) -> Array:
+        """Where the puck is to go: a direction (2,)."""
+        gone = self._route.distance(puck)
+        ahead = LOOKAHEAD_IN_BENDS if gone < self._route.last_bend else LOOKAHEAD
+        return _direction(puck, self._route.at(gone + ahead))
+
+    def _is_behind(self, env: KomoEnv, puck: Array) -> bool:
+        """Whether the stick is where it can push."""
+        tip = env.controller.coordinates(env.state.q)
+        turn = _angle(_direction(tip[:2], puck), self._heading(puck))
+        low = bool(tip[2] <= PUSH_HEIGHT + LOST_HEIGHT)
+        return low and abs(turn) <= LOST_ANGLE and _gap(env, tip, puck) <= LOST_GAP
 
 
 def _puck(env: KomoEnv) -> Array:
     """Position (2,) of the puck's centre, m."""
     return env.state.body_poses[PUCK, :2]
+
+
+def _contact(env: KomoEnv) -> float:
+    """Distance in m between the axes of puck and stick when they touch."""
+    return puck_radius(env.scene) + STICK_RADIUS
+
+
+def _gap(env: KomoEnv, tip: Array, puck: Array) -> float:
+    """Distance in m between stick and puck."""
+    return float(np.linalg.norm(puck - tip[:2])) - _contact(env)
 
 
 def _direction(start: Array, end: Array) -> Array:

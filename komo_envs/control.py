@@ -17,6 +17,10 @@ MAX_JOINT_SPEED = 1.0
 """rad/s of any joint; the real arm bears about twice as much."""
 
 
+class ActionError(ValueError):
+    """What was given is no action."""
+
+
 class Controller:
     """Turns actions into joint references, one after another.
 
@@ -62,20 +66,20 @@ class Controller:
         """The action as float64.
 
         Raises:
-            ValueError: it is not an array of finite real numbers of the right shape.
+            ActionError: it is not an array of finite real numbers of the right shape.
         """
         value = np.asarray(action)
         if value.dtype.kind not in "fiu":
-            raise ValueError(f"action: expected real numbers, got dtype {value.dtype}")
+            raise ActionError(f"action: expected real numbers, got dtype {value.dtype}")
         if value.shape != self.action_space.shape:
-            raise ValueError(
+            raise ActionError(
                 f"action: expected shape {self.action_space.shape} in control_mode "
                 f"{self.mode!r}, got {value.shape}"
             )
         with np.errstate(over="ignore"):  # wider floats than ours may hold larger numbers
             value = value.astype(float)
         if not np.isfinite(value).all():
-            raise ValueError(f"action: expected finite numbers, got {value.tolist()}")
+            raise ActionError(f"action: expected finite numbers, got {value.tolist()}")
         return value
 
     def reference(self, action: Array) -> Array:

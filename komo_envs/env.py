@@ -38,46 +38,37 @@ Observation = dict[str, Any]
 class KomoEnv(gym.Env[Observation, np.ndarray]):
     """A Franka Panda moves an object without grasping it.
 
-    ## Description
-    A simulated Panda (rai's PhysX, steps of 5 ms) holds a tool and is commanded at 10 Hz. In
-    ``KomoPush-v0`` the tool is a vertical round stick, and a puck of radius 4 cm, height 3 cm and
-    mass 0.2 kg is to be slid over a table to a target disc.
+    What is particular to a task stands in the docstring of its class, ``env.unwrapped.task``:
+    scene and starting state, end-effector coordinates, goals, privileged state, success, options.
 
-    The world frame has z up and the arm looking along +y; in push the robot's base stands at
-    (0, -0.2) and the table top is at z = 0.65. Metres, radians, seconds.
+    ## Description
+    A simulated Panda (rai's PhysX, steps of 5 ms) holds a tool and is commanded at 10 Hz. The
+    world frame has z up; the robot's base stands at (0, -0.2), at z = 0.65, and the arm looks
+    along +y. Metres, radians, seconds.
 
     ## Action Space
     A ``Box`` of float32. Any finite action is safe: what the arm is commanded moves no joint
-    faster than 1 rad/s and the tip no faster than about 0.5 m/s along each axis, and never leaves
-    the task's workspace. (Where a command turns abruptly, the arm itself overshoots by up to half
-    of that speed and some millimetres.) ``control_mode`` selects what the numbers mean:
+    faster than 1 rad/s and no end-effector coordinate faster than the task allows (0.5 m/s, 1
+    rad/s), and never leaves the task's workspace. (Where a command turns abruptly, the arm itself
+    overshoots by up to half of that speed and some millimetres.) ``control_mode`` selects what the
+    numbers mean; the task has E end-effector coordinates (E = 3 in push, 4 in shelf):
 
-    | mode             | shape | meaning                                        | range         |
-    | ---------------- | ----- | ---------------------------------------------- | ------------- |
-    | ``ee`` (default) | (3,)  | x of the stick's tip, m                        | -0.70 to 0.70 |
-    |                  |       | y of the stick's tip, m                        | -0.10 to 0.60 |
-    |                  |       | z of the stick's tip, m                        | 0.658 to 0.95 |
-    | ``joint``        | (7,)  | absolute joint positions, rad                  | joint limits  |
-    | ``ee_delta``     | (3,)  | change of x, y, z since the last command, 5 cm | -1 to 1       |
+    | mode       | shape | meaning                                             | range          |
+    | ---------- | ----- | --------------------------------------------------- | -------------- |
+    | `ee`       | (E,)  | absolute end-effector coordinates, m and rad        | the task's     |
+    | `joint`    | (7,)  | absolute joint positions, rad                       | joint limits   |
+    | `ee_delta` | (E,)  | their change since the last command; 1 is its limit | -1 to 1        |
 
     ## Observation Space
     With ``obs_mode="state"``, a goal dict of float32 (privileged: only a simulator knows it all):
 
-    | key             | index   | content                                                        |
-    | --------------- | ------- | -------------------------------------------------------------- |
-    | `observation`   | 0 - 6   | joint positions, rad                                           |
-    |                 | 7 - 13  | last commanded joint positions, rad                            |
-    |                 | 14 - 16 | tip of the stick, x, y, z, m                                   |
-    |                 | 17 - 19 | last commanded tip, x, y, z, m                                 |
-    |                 | 20 - 26 | joint velocities, rad/s                                        |
-    |                 | 27 - 29 | puck's centre, x, y, z, m                                      |
-    |                 | 30 - 32 | puck's axis, a unit vector: (0, 0, 1) when it lies flat        |
-    |                 | 33 - 35 | puck's linear velocity, m/s                                    |
-    |                 | 36 - 38 | puck's angular velocity, rad/s                                 |
-    | `achieved_goal` | 0 - 1   | puck's centre, x, y, m                                         |
-    |                 | 2       | 1 if the puck rests upright on the table, else 0               |
-    | `desired_goal`  | 0 - 1   | target, x, y, m                                                |
-    |                 | 2       | 1                                                              |
+    | key             | content                                                              |
+    | --------------- | -------------------------------------------------------------------- |
+    | `observation`   | 7 joint positions, rad; 7 last commanded ones; E end-effector        |
+    |                 | coordinates, m and rad; E last commanded ones; 7 joint velocities,   |
+    |                 | rad/s; then the task's privileged state                              |
+    | `achieved_goal` | (G,) where the object is, m, and 1 if it rests as it should, else 0  |
+    | `desired_goal`  | (G,) where it is to be, and 1                                        |
 
     With ``obs_mode="rgb"``, ``"depth"`` or ``"rgbd"``, what a real robot knows:
 
@@ -85,39 +76,29 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     | ----------- | ------------------- | -------------------------------------------------------- |
     | `pixels`    | uint8 (H, W, 3)     | colour image (rgb and rgbd)                              |
     | `depth`     | float32 (H, W, 1)   | metres along the optical axis, 0 where nothing is seen   |
-    | `agent_pos` | float32 (20,)       | indices 0 - 19 of the state's `observation`              |
-    | `goal`      | float32 (2,)        | target, x, y, m: the command, known to any user          |
+    | `agent_pos` | float32 (14 + 2E,)  | the first 14 + 2E numbers of the state's `observation`   |
+    | `goal`      | float32 (G - 1,)    | the goal without its last number: where to, m            |
 
     With several ``cameras``, `pixels` and `depth` are dicts with one image for each camera's name.
 
     ## Rewards
-    ``reward_mode="sparse"`` (default): 0 on success, -1 otherwise. ``"dense"``: the sum of named
-    terms, which ``info["reward_terms"]`` holds in either mode:
-
-    | term       | value                                                          |
-    | ---------- | -------------------------------------------------------------- |
-    | `distance` | -2.5 times the puck's distance from its target in m            |
-    | `reach`    | 0 with the tip at the puck, down to -0.25 far from it          |
-    | `success`  | 1 on success                                                   |
-
-    With ``obs_mode="state"``, ``compute_reward(achieved_goal, desired_goal, info)`` gives the same
-    for one pair of goals or a batch of them, for hindsight relabelling.
+    ``reward_mode="sparse"`` (default): 0 on success, -1 otherwise. ``"dense"``: the sum of the
+    task's named terms, which ``info["reward_terms"]`` holds in either mode. With
+    ``obs_mode="state"``, ``compute_reward(achieved_goal, desired_goal, info)`` gives the same for
+    one pair of goals or a batch of them, for hindsight relabelling.
 
     ## Starting State
-    The arm starts at its home position, the tip at (0, 0.2, 0.77). Start and target are uniform
-    over the table between 0.40 and 0.66 m from the base and up to 0.8 rad to either side, 8 to
-    40 cm apart. ``reset(options={"scene": {"puck": [x, y], "target": [x, y]}})`` sets them. In
-    ``KomoPushFixed-v0`` the target is always at (0.3, 0.15).
+    The arm starts at the task's home position, the scene is drawn from the seed.
+    ``reset(options={"scene": {...}})`` sets the scene.
 
     ## Episode End
-    Success is the puck resting flat, either face up, within 2 cm of its target (5 cm in
-    ``KomoPushFixed-v0``); at rest it is slower than 1 cm/s and 0.5 rad/s.
-    The episode terminates when success has held for half a second, and is truncated after 150
-    steps. ``info``, of reset and of every step, has ``is_success``, ``distance`` (m),
+    The episode terminates when success has held for half a second, and is truncated after the
+    id's time limit. ``info``, of reset and of every step, has ``is_success``, ``distance`` (m),
     ``reward_terms`` and ``scene`` (the episode's scene, as ``reset`` takes it).
 
     ## Arguments
-    See ``__init__``; all are keyword arguments of ``gym.make``.
+    See ``__init__``, and the fields of the task's class; all are keyword arguments of
+    ``gym.make``.
 
     ## Determinism
     The same seed and actions give the same observations, bit for bit, in any process on the same
@@ -270,7 +251,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         """Follow ``action`` for a tenth of a second.
 
         Raises:
-            ValueError: the action is not an array of finite numbers of the action space's shape.
+            ActionError: the action is not an array of finite numbers of the action space's shape.
                 Nothing has moved, and the episode can go on.
             RuntimeError: the env has not been reset, or the simulator failed: reset it.
         """
@@ -382,7 +363,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
                 "desired_goal": desired,
             }
         else:
-            vectors = {"agent_pos": proprioception, "goal": self.task.command(self.scene)}
+            vectors = {"agent_pos": proprioception, "goal": desired[:-1]}
         observation = self._pictures()
         for key, space in self._vectors.items():
             # Inside its space, whatever the simulation did.
@@ -414,11 +395,11 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         if self.obs_mode != "state":
             return {
                 "agent_pos": _box(agent_low, agent_high),
-                "goal": _box(task.command_low, task.command_high),
+                "goal": _box(task.goal_low[:-1], task.goal_high[:-1]),
             }
         return {
             "observation": _box(
-                np.concatenate([agent_low, -fast, task.privileged_low]),
+                np.concatenate([agent_low, -fast, -task.privileged_high]),
                 np.concatenate([agent_high, fast, task.privileged_high]),
             ),
             "achieved_goal": _box(task.goal_low, task.goal_high),

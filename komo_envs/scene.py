@@ -34,6 +34,11 @@ ROBOT_LINKS = (
 )
 """The Panda's rigid links, in the order of every array of link poses, shape (11, 7)."""
 
+HAND_SIZE = (0.064, 0.206, 0.092)
+"""Extents of the hand's bounding box along its axes, m."""
+HAND_MIDDLE = 0.02
+"""Where the middle of that box is on the hand's z axis, m."""
+
 
 @dataclass(frozen=True)
 class Body:

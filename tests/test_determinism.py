@@ -24,16 +24,19 @@ SCRIPT = """
 import json, sys
 import gymnasium as gym
 from common import random_rollout
-env = gym.make("KomoPush-v0", **json.loads(sys.argv[1]))
+env = gym.make(sys.argv[1], **json.loads(sys.argv[2]))
 print(json.dumps(random_rollout(env, 7, 40)))
 """
 
 
+@pytest.mark.parametrize(
+    "env_id", ["KomoPush-v0", "KomoShelf-v0", "KomoPushHard-v0", "KomoShelfHard-v0"]
+)
 @pytest.mark.parametrize("mode", MODES, ids=lambda m: f"{m['obs_mode']}-{m['control_mode']}")
 def test_same_in_another_process_and_after_messy_episodes(
-    mode: dict[str, Any], run_python: RunPython
+    env_id: str, mode: dict[str, Any], run_python: RunPython
 ) -> None:
-    env = gym.make("KomoPush-v0", **mode)
+    env = gym.make(env_id, **mode)
     expected = random_rollout(env, 7, STEPS)
     assert len(set(expected)) == STEPS + 1, "the arm moves"
     for seed in range(20):
@@ -41,14 +44,15 @@ def test_same_in_another_process_and_after_messy_episodes(
     assert random_rollout(env, 7, STEPS) == expected
     env.close()
     for _ in range(2):
-        done = run_python(SCRIPT, json.dumps(mode))
+        done = run_python(SCRIPT, env_id, json.dumps(mode))
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == expected
 
 
-def test_same_while_other_envs_come_and_go() -> None:
+@pytest.mark.parametrize("env_id", ["KomoPush-v0", "KomoShelfHard-v0"])
+def test_same_while_other_envs_come_and_go(env_id: str) -> None:
     mode = {"control_mode": "ee", **PIXELS}
-    env = gym.make("KomoPush-v0", **mode)
+    env = gym.make(env_id, **mode)
     expected = random_rollout(env, 7, STEPS)
 
     # Steps of the env in question, with those of others strewn in between; it is first the one
@@ -59,14 +63,16 @@ def test_same_while_other_envs_come_and_go() -> None:
             env.close()
             first = gym.make("KomoPush-v0")
             first.reset(seed=0)
-            env = gym.make("KomoPush-v0", **mode)
+            env = gym.make(env_id, **mode)
         others: list[gym.Env[Any, Any]] = []
 
         def disturb(others: list[gym.Env[Any, Any]] = others) -> None:
             choice = rng.integers(6)
             if choice == 0 and len(others) < 4:
                 size = int(rng.integers(16, 200))
-                others.append(gym.make("KomoPush-v0", obs_mode="rgb", image_size=size))
+                other_id = ("KomoShelf-v0", "KomoPushHard-v0")[int(rng.integers(2))]
+                mode = {"obs_mode": "rgb", "control_mode": "ee_delta"}
+                others.append(gym.make(other_id, image_size=size, **mode))
                 others[-1].reset(seed=int(rng.integers(1000)))
             elif choice == 1 and others:
                 others.pop(int(rng.integers(len(others)))).close()
@@ -75,7 +81,7 @@ def test_same_while_other_envs_come_and_go() -> None:
                 if choice == 2:
                     other.reset(seed=int(rng.integers(1000)))
                 else:
-                    other.step(rng.uniform(-1, 1, 3))
+                    other.step(rng.uniform(-1, 1, other.action_space.shape))
 
         assert random_rollout(_Disturbed(env, disturb), 7, STEPS) == expected
         for other in others:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -18,10 +19,16 @@ from common import digest, random_rollout
 from conftest import RunPython
 from gymnasium.utils.env_checker import check_env
 
+from experts import make_expert
 from komo_envs.worlds.physx import PhysxWorld
 from komo_envs.worlds.rai import SimulationError
 
-IDS = ("KomoPush-v0", "KomoPushPixels-v0", "KomoPushFixed-v0")
+TASKS = ("KomoPush-v0", "KomoShelf-v0")
+IDS = [
+    f"Komo{task}{variant}-v0"
+    for task in ("Push", "Shelf")
+    for variant in ("", "Pixels", "Fixed", "Hard")
+]
 MODES = list(
     itertools.product(
         ("state", "rgb", "depth", "rgbd"), ("joint", "ee", "ee_delta"), ("sparse", "dense")
@@ -29,13 +36,12 @@ MODES = list(
 )
 
 
+@pytest.mark.parametrize("env_id", TASKS)
 @pytest.mark.parametrize(("obs_mode", "control_mode", "reward_mode"), MODES)
 def test_every_mode_passes_gymnasiums_checker(
-    obs_mode: str, control_mode: str, reward_mode: str
+    obs_mode: str, control_mode: str, reward_mode: str, env_id: str
 ) -> None:
-    env = gym.make(
-        "KomoPush-v0", obs_mode=obs_mode, control_mode=control_mode, reward_mode=reward_mode
-    )
+    env = gym.make(env_id, obs_mode=obs_mode, control_mode=control_mode, reward_mode=reward_mode)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # A robot's units are not [-1, 1], and gymnasium recommends that they were.
@@ -100,12 +106,15 @@ def test_the_camera_sees_puck_and_target() -> None:
     env.close()
 
 
-def test_a_scene_can_be_set_up_again() -> None:
-    env = gym.make("KomoPush-v0")
-    observation, info = env.reset(seed=11)
-    again, info_again = env.reset(options={"scene": info["scene"]})
-    assert digest(again) == digest(observation)
-    assert info_again["scene"] == info["scene"]
+@pytest.mark.parametrize("env_id", IDS)
+def test_a_scene_can_be_set_up_again(env_id: str) -> None:
+    env = gym.make(env_id)
+    for seed in range(11, 21):
+        observation, info = env.reset(seed=seed)
+        scene = json.loads(json.dumps(info["scene"]))
+        again, info_again = env.reset(options={"scene": scene})
+        assert digest(again) == digest(observation)
+        assert info_again["scene"] == info["scene"]
     env.close()
 
 
@@ -157,6 +166,12 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
         gym.make("KomoPush-v0", disable_env_checker=True, **arguments)
 
 
+@pytest.mark.parametrize("env_id", TASKS)
+def test_an_unknown_argument_is_named_with_those_there_are(env_id: str) -> None:
+    with pytest.raises(TypeError, match=r"obs_mod: no such argument.*success_radius"):
+        gym.make(env_id, obs_mod="rgb")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -167,7 +182,7 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
         ({"scene": [0.0, 0.3]}, "scene: expected"),
         ({"scene": {"puck": [0.0, 0.3], "target": [0.1, "a"]}}, "target"),
         ({"scene": {"puck": [0.0, np.nan], "target": [0.1, 0.3]}}, "puck.*finite"),
-        ({"scene": {"puck": [0.0, 0.3, 0.7], "target": [0.1, 0.3]}}, "puck.*two"),
+        ({"scene": {"puck": [0.0, 0.3, 0.7], "target": [0.1, 0.3]}}, "puck.*expected 2 finite"),
         ({"scene": {"puck": [0.0, 0.9], "target": [0.1, 0.3]}}, "puck.*out of reach"),
         ({"scene": {"puck": [0.0, 0.3], "target": [0.05, 0.3]}}, "overlap"),
     ],
@@ -261,6 +276,34 @@ def test_compute_reward_equals_steps_alone_and_in_batches(reward_mode: str) -> N
         assert np.array_equal(relabelled == 0, resting)
     else:
         assert rewards[-1] == pytest.approx(sum(infos[-1]["reward_terms"].values()))
+    env.close()
+
+
+@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("reward_mode", ["sparse", "dense"])
+def test_compute_reward_equals_steps_in_every_env(env_id: str, reward_mode: str) -> None:
+    env = gym.make(env_id, obs_mode="state", reward_mode=reward_mode, control_mode="ee_delta")
+    expert = make_expert(env_id)
+    expert.attach(env)
+    observation, _ = env.reset(seed=0)
+    steps = []
+    while not (steps and steps[-1][2]):
+        steps.append(env.step(expert.predict(observation)[0]))
+        observation = steps[-1][0]
+    assert [step[4]["is_success"] for step in steps[-6:]] == [False] + [True] * 5
+    keys = ("achieved_goal", "desired_goal")
+    goals = [np.array([step[0][key] for step in steps]) for key in keys]
+    unwrapped: Any = env.unwrapped
+    rewards = unwrapped.compute_reward(*goals, [step[4] for step in steps])
+    assert rewards == pytest.approx([step[1] for step in steps], abs=1e-12)
+    relabelled = unwrapped.compute_reward(goals[0], goals[0], [step[4] for step in steps])
+    if reward_mode == "sparse":
+        assert [step[1] for step in steps[-6:]] == [-1.0] + [0.0] * 5
+        assert np.array_equal(relabelled == 0, goals[0][:, 2] == 1)
+        assert 0 < np.sum(relabelled == 0) < len(steps)
+    else:
+        for _, reward, _, _, info in steps:
+            assert reward == pytest.approx(sum(info["reward_terms"].values()))
     env.close()
 
 

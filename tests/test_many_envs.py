@@ -17,7 +17,7 @@ VECTOR = """
 import random, sys
 import gymnasium as gym, numpy as np, komo_envs
 from common import digest, random_rollout
-make = lambda: gym.make("KomoPush-v0", obs_mode="rgbd", image_size=32)
+make = lambda: gym.make(sys.argv[4], obs_mode="rgbd", image_size=32)
 
 if sys.argv[1] == "sync":
     vector = gym.vector.SyncVectorEnv([make] * 8)
@@ -47,21 +47,22 @@ print("fine")
 """
 
 
+@pytest.mark.parametrize("env_id", ["KomoPush-v0", "KomoShelf-v0"])
 @pytest.mark.parametrize("kind", ["sync", "dummy"])
 @pytest.mark.parametrize(("seed", "closed"), [(0, 8), (1, 3)])
 def test_eight_envs_in_one_process_closed_in_any_order(
-    kind: str, seed: int, closed: int, run_python: RunPython
+    kind: str, seed: int, closed: int, env_id: str, run_python: RunPython
 ) -> None:
     if kind == "dummy":
         pytest.importorskip("stable_baselines3")
-    done = run_python(VECTOR, kind, str(seed), str(closed))
+    done = run_python(VECTOR, kind, str(seed), str(closed), env_id)
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
 
 
 def test_two_envs_in_a_script_without_a_main_guard(run_python: RunPython) -> None:
     script = """
 import gymnasium as gym, komo_envs
-a, b = gym.make("KomoPush-v0"), gym.make("KomoPush-v0")
+a, b = gym.make("KomoPush-v0"), gym.make("KomoShelf-v0")
 a.reset(seed=0), b.reset(seed=0)
 del a
 print("once")

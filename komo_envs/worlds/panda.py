@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from komo_envs.scene import ROBOT_LINKS, Array, Body, Pose
+from komo_envs.scene import HAND_MIDDLE, HAND_SIZE, ROBOT_LINKS, Array, Body, Pose
 from komo_envs.worlds.rai import quiet, ry
 
 GRIPPER = "l_gripper"
@@ -78,6 +78,9 @@ def _bare_panda(meshes: bool, arm_collides: bool) -> ry.Config:
             frame.setShape(ry.ST.marker, [0.1])
     for name, side in (("l_panda_finger_joint1", 1.0), ("l_panda_finger_joint2", -1.0)):
         config.getFrame(name).setRelativePosition([0.0, side * FINGER_GAP, 0.0])
+    # The hand's bounding box: rai's capsule is twice as thick as the hand.
+    palm = config.getFrame("l_palm").setShape(ry.ST.ssBox, [*HAND_SIZE, 0.01])
+    palm.setRelativePose([0.0, 0.0, HAND_MIDDLE, 1.0, 0.0, 0.0, 0.0])
     if arm_collides:
         for name in COLLISION_FRAMES:
             config.getFrame(name).setAttributes({"simulate": True})

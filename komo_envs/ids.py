@@ -1,0 +1,47 @@
+"""Ids of environments: those of this package, and those that other modules register."""
+
+from __future__ import annotations
+
+import importlib
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+
+import komo_envs  # noqa: F401 - registers the ids
+
+ENTRY_POINT = "komo_envs.env:KomoEnv"
+"""What the ids of every task are registered with."""
+
+
+def find_spec(env_id: str) -> EnvSpec:
+    """What an id is registered with.
+
+    Args:
+        env_id: A registered id, or ``"module:Id"`` for one that a module registers when it is
+            imported, as ``gym.make`` takes it too.
+
+    Raises:
+        ValueError: there is no such environment, or the module cannot be imported.
+    """
+    module, colon, name = env_id.rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # of any kind: it is someone else's code
+            raise ValueError(
+                f"{env_id}: module {module!r} cannot be imported: {type(error).__name__}: {error}"
+            ) from error
+    if name not in gym.registry:
+        there = f"there are {', '.join(komo_ids())}"
+        if colon:
+            raise ValueError(f"{env_id}: module {module!r} registers no {name!r}; {there}")
+        raise ValueError(
+            f"{env_id}: no such environment; {there}; "
+            "one that another module registers is named module:Id"
+        )
+    return gym.registry[name]
+
+
+def komo_ids() -> list[str]:
+    """The ids of all environments of this kind that are registered so far, sorted."""
+    return sorted(name for name, spec in gym.registry.items() if spec.entry_point == ENTRY_POINT)
