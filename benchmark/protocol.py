@@ -6,14 +6,16 @@ the first, choose a checkpoint on the second, and report the score on the third.
 
 from __future__ import annotations
 
+from itertools import chain
+
 import gymnasium as gym
 
-import komo_envs  # noqa: F401  (registers the environments)
+from komo_envs.ids import ENTRY_POINT, find_spec
 
-SUITE = "0.1"
+SUITE = "0.2"
 """Version of the suite. Scores of different versions cannot be compared."""
 
-ENVS = ("KomoPush-v0",)
+ENVS = ("KomoPush-v0", "KomoShelf-v0", "KomoPushHard-v0", "KomoShelfHard-v0")
 """The environments of the suite, each with its default options."""
 
 TRAIN = range(0, 1_000_000)
@@ -27,24 +29,51 @@ MAX_SEED = 2**32
 """One above the largest seed that every random generator a policy may use can take."""
 
 
-def env_ids() -> list[str]:
-    """The ids of all environments of komo-envs, those outside the suite too, sorted."""
-    return sorted(env_id for env_id in gym.registry if env_id.startswith("Komo"))
+def choose_envs(
+    given: tuple[tuple[str, ...], ...], default: tuple[str, ...] = ENVS
+) -> tuple[str, ...]:
+    """The environments to score.
 
-
-def choose_envs(ids: tuple[str, ...]) -> tuple[str, ...]:
-    """The environments to score, the suite's own if ``ids`` is empty.
+    Args:
+        given: The ids after each ``--env``. Where one is ``"module:Id"``, the module is imported,
+            which registers the id.
+        default: The ids if none is given.
 
     Raises:
-        ValueError: An id is unknown, or named twice.
+        ValueError: An id is unknown, not of an environment of this kind, without a time limit, or
+            named twice; or its environment cannot be made, or a module not be imported; or an
+            ``--env`` has no id.
     """
-    known = env_ids()
-    for env_id in ids:
-        if env_id not in known:
-            raise ValueError(f"--env {env_id}: no such environment; there are {', '.join(known)}")
-        if ids.count(env_id) > 1:
-            raise ValueError(f"--env {env_id}: named {ids.count(env_id)} times, expected once")
-    return ids or ENVS
+    if not all(given):
+        raise ValueError("--env: expected one id or more, got none")
+    ids = tuple(chain(*given))
+    names = [env_id.rpartition(":")[2] for env_id in ids]
+    # First those without a module: one that only another one's module registers is unknown in a
+    # process that has not imported that.
+    for env_id in sorted(ids, key=lambda env_id: ":" in env_id):
+        try:
+            spec = find_spec(env_id)
+        except ValueError as error:
+            raise ValueError(f"--env {error}") from error
+        if spec.entry_point != ENTRY_POINT:
+            raise ValueError(
+                f"--env {env_id}: is registered with {str(spec.entry_point)!r}, which cannot be "
+                f"scored; expected {ENTRY_POINT!r}"
+            )
+        if spec.max_episode_steps is None:
+            raise ValueError(
+                f"--env {env_id}: is registered without max_episode_steps, so an episode might "
+                "never end; expected a time limit"
+            )
+        try:
+            gym.make(env_id, disable_env_checker=True).close()
+        except Exception as error:  # of any kind: the task may be someone else's
+            raise ValueError(
+                f"--env {env_id}: cannot be made: {type(error).__name__}: {error}"
+            ) from error
+        if (count := names.count(env_id.rpartition(":")[2])) > 1:
+            raise ValueError(f"--env {env_id}: named {count} times, expected once")
+    return ids or default
 
 
 def choose_seeds(seeds: str | None, episodes: int | None) -> range:

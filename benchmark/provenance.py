@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
 from benchmark.result import Commit
+from komo_envs.ids import find_spec
 from policies.identity import hash_sources
 
 PACKAGES = ("komo-envs", "robotic", "gymnasium", "numpy", "scipy", "moderngl")
@@ -19,12 +21,17 @@ CODE = ("komo_envs", "experts", "policies", ":(glob)benchmark/*.py")
 """What a score depends on: changes elsewhere leave it the commit's own."""
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a score depends on.
+def versions(envs: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of Python and of the packages that a score on ``envs`` depends on.
 
     ``komo_envs_sources`` and its like are hashes of the project's own files, which tell two states
-    of them apart whatever version they carry. The experts are a policy's, and in its hash.
+    of them apart whatever version they carry. The experts are a policy's, and in its hash. Of tasks
+    from elsewhere, the module that registers the id, as in ``"module:Id"``, is hashed too, and
+    that of the task.
     """
+    modules = {env_id.rpartition(":")[0] for env_id in envs}
+    modules |= {find_spec(env_id).kwargs["task"].partition(":")[0] for env_id in envs}
+    modules = {module for module in modules if module and not module.startswith("komo_envs.")}
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -35,6 +42,7 @@ def versions() -> dict[str, str]:
         "komo_envs_sources": hash_sources("komo_envs"),
         "policies_sources": hash_sources("policies"),
         "benchmark_sources": hash_sources("benchmark", without="results"),
+        **{f"{module}_sources": hash_sources(module) for module in sorted(modules)},
     }
 
 

@@ -68,7 +68,7 @@ class Setup:
     videos: Count
     """How many episodes of each environment, the first ones, are filmed."""
     versions: Versions
-    """Of Python and of the packages, and the hashes of the project's own."""
+    """Of Python and the packages; hashes of the project's own and of tasks from elsewhere."""
     commit: Commit | None
     """None where the code is no git repository."""
     machine: dict[str, str | int | float]
@@ -95,7 +95,8 @@ class Episode:
     success_at_end: bool
     """Whether it was true after the last step. This is what a score counts."""
     distance: Length | None
-    """Of the object from its target after the last step, m; None if there was none."""
+    """Of the object from where the task wants it, ``info["distance"]``, at the end, m; None if it
+    did not come to that."""
     steps: Count
     failure: str | None
     """None on success; else the policy's own reason, ``"timeout"`` or ``"error: ..."``."""
@@ -120,7 +121,7 @@ class TaskScore:
     ci95: tuple[float, float]
     """95 % Wilson interval of the success rate."""
     within: dict[str, float]
-    """Share of episodes that ended within so many metres of the target."""
+    """Share of episodes whose distance at the end was at most so many metres."""
     steps_median: float
     """Over all episodes."""
     failures: dict[str, int]

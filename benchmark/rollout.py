@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 import komo_envs  # noqa: F401  (registers the environments)
 from benchmark.result import Episode
+from komo_envs.control import ActionError
 from policies import Policy, load_policy
 
 Env = gym.Env[Any, Any]
@@ -57,7 +59,7 @@ class Player:
             Exception: Of any kind.
         """
         env, policy = self._prepare(env_id)
-        video = Video(self._videos, env, f"{env_id}-{seed}") if film else None
+        video = Video(self._videos, env, _file_name(f"{env_id}-{seed}")) if film else None
         scene: dict[str, Any] = {}
         once = success = False
         distance = None
@@ -66,7 +68,7 @@ class Player:
         try:
             for info in steps_of_episode(env, policy, seed):
                 steps += 1
-                scene = scene or json.loads(json.dumps(info["scene"]))
+                scene = scene or _plain(info["scene"])
                 success = bool(info["is_success"])
                 once = once or (success and steps > 0)
                 distance = float(info["distance"])
@@ -126,7 +128,7 @@ def steps_of_episode(env: Env, policy: Policy, seed: int) -> Iterator[dict[str, 
         with _blaming_policy(Exception):
             first = np.array([start])
             action, state = policy.predict(observation, state, first, deterministic=True)
-        with _blaming_policy(ValueError):  # which is how an environment refuses an action
+        with _blaming_policy(ActionError):
             observation, _, terminated, truncated, info = env.step(action)
         start, over = False, terminated or truncated
         yield info
@@ -174,6 +176,25 @@ class Video:
             outcome = "success" if success else "failure"
             if self._scratch.exists():  # not if the policy raised before the first frame
                 self._scratch.replace(self._folder / f"{self._name}-{outcome}.mp4")
+
+
+def _plain(scene: dict[str, Any]) -> dict[str, Any]:
+    """The scene as it will be in the result.
+
+    Raises:
+        TypeError: It is not made of what JSON knows.
+    """
+    try:
+        return json.loads(json.dumps(scene))
+    except TypeError as error:
+        raise TypeError(
+            f"info['scene']: expected plain numbers, lists and dicts: {error}"
+        ) from error
+
+
+def _file_name(name: str) -> str:
+    """The name without what a file's had better not have: an id may have a ``:`` or a ``/``."""
+    return re.sub(r"[^\w.-]", "-", name)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import tyro
@@ -33,7 +33,7 @@ class Arguments:
     policy: str
     """expert, random or zero."""
     env: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
-    """Ids of the environments; those of the suite if none is given."""
+    """Ids of the environments, or module:Id; those of the suite if none is given."""
     episodes: int | None = None
     """Episodes of each environment, on the first seeds: 500, or as many as --seeds has."""
     seeds: str | None = None
@@ -92,9 +92,7 @@ def prepare(arguments: Arguments) -> EpisodeLog:
         ImportError: Something is not installed.
         RuntimeError: An environment cannot be made.
     """
-    if not all(arguments.env):
-        raise ValueError("--env: expected one id or more, got none")
-    envs = choose_envs(tuple(chain(*arguments.env)))
+    envs = choose_envs(arguments.env)
     seeds = choose_seeds(arguments.seeds, arguments.episodes)
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"--workers {arguments.workers}: expected 1 or more")
@@ -115,7 +113,7 @@ def prepare(arguments: Arguments) -> EpisodeLog:
         envs=envs,
         seeds=(seeds.start, seeds.stop),
         videos=arguments.videos,
-        versions=provenance.versions(),
+        versions=provenance.versions(envs),
         commit=provenance.commit(),
         machine=provenance.machine(),
         date=now.isoformat(timespec="seconds"),

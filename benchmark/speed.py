@@ -1,4 +1,4 @@
-"""Measure the speed of environments and expert: ``python -m benchmark.speed``."""
+"""Measure the speed of environments and experts: ``python -m benchmark.speed``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import gymnasium as gym
+import numpy as np
+import tyro
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -34,7 +36,13 @@ MODES: dict[str, dict[str, Any]] = {
 }
 """What is measured: options of ``gym.make``, by name."""
 
+ONE_OF_EACH = ("KomoPush-v0", "KomoShelf-v0")
+"""What is measured unless told otherwise: one environment of each task."""
+
 Item = TypeVar("Item")
+
+Speeds = dict[str, dict[str, Any]]
+"""By environment: its ``"steps"``, by mode, and its ``"expert"``."""
 
 WARM_UP = 10
 """Steps of each round that are not counted: the first ones fill caches."""
@@ -42,16 +50,16 @@ WARM_UP = 10
 
 @dataclass(frozen=True)
 class Arguments:
-    """Measure the speed of an environment and its expert, in one process."""
+    """Measure the speed of environments and their experts, in one process."""
 
-    env: str = "KomoPush-v0"
-    """Id of the environment."""
+    env: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Ids of the environments, or module:Id; one of each task of the suite if none is given."""
     rounds: int = 5
     """How often each mode is measured. They take turns, so that noise meets all alike."""
     steps: int = 200
     """Steps of a mode in each round."""
     episodes: int = 20
-    """Episodes of the expert."""
+    """Episodes of each expert."""
     out: Path | None = None
     """A JSON file for the measurements."""
 
@@ -95,10 +103,11 @@ class Stopwatch:
 
 def main() -> None:
     """The command."""
-    arguments = parse(Arguments, MODULE)
+    arguments = parse(Arguments, MODULE, repeatable=("--env",))
     try:
-        choose_envs((arguments.env,))
-        make_expert(arguments.env)
+        envs = choose_envs(arguments.env, default=ONE_OF_EACH)
+        for env_id in envs:
+            make_expert(env_id)
         for name in ("rounds", "steps", "episodes"):
             if getattr(arguments, name) < 1:
                 raise ValueError(f"--{name} {getattr(arguments, name)}: expected 1 or more")
@@ -107,7 +116,7 @@ def main() -> None:
     except (ValueError, ImportError) as error:
         fail(MODULE, error)
     try:
-        measure(arguments)
+        measure(arguments, envs)
     except KeyboardInterrupt:
         fail(MODULE, "interrupted", code=130)
     except OSError as error:
@@ -131,31 +140,34 @@ def check_writable(file: Path) -> None:
         raise ValueError(f"--out {file}: cannot be written to: {error.strerror}") from None
 
 
-def measure(arguments: Arguments) -> None:
+def measure(arguments: Arguments, envs: tuple[str, ...]) -> None:
     """Measure, write what was asked for, and print it.
 
     Raises:
         OSError: The file cannot be written.
     """
-    times = {mode: StepTimes() for mode in MODES}
-    turns = [mode for _ in range(arguments.rounds) for mode in MODES]
-    for mode in show_progress(turns, "Steps"):
-        measure_steps(arguments.env, MODES[mode], arguments.steps, times[mode])
-    steps = {mode: time.medians() for mode, time in times.items()}
-    expert = measure_expert(arguments.env, arguments.episodes)
+    times = {(env_id, mode): StepTimes() for env_id in envs for mode in MODES}
+    for env_id, mode in show_progress([*times] * arguments.rounds, "Steps"):
+        measure_steps(env_id, MODES[mode], arguments.steps, times[env_id, mode])
+    speeds: Speeds = {
+        env_id: {
+            "steps": {mode: times[env_id, mode].medians() for mode in MODES},
+            "expert": measure_expert(env_id, arguments.episodes),
+        }
+        for env_id in envs
+    }
     if arguments.out is not None:
         report = {
-            "env": arguments.env,
             "rounds": arguments.rounds,
             "steps_per_round": arguments.steps,
-            "steps": steps,
-            "expert": expert,
-            "versions": provenance.versions(),
+            "episodes": arguments.episodes,
+            "envs": speeds,
+            "versions": provenance.versions(envs),
             "machine": provenance.machine(),
         }
         write_text(arguments.out, json.dumps(report, indent=2) + "\n")
     with printing(MODULE, "everything is measured"):
-        show(arguments, steps, expert)
+        show(speeds, arguments.episodes)
 
 
 def measure_steps(env_id: str, options: dict[str, Any], steps: int, times: StepTimes) -> None:
@@ -186,26 +198,35 @@ def measure_steps(env_id: str, options: dict[str, Any], steps: int, times: StepT
 def measure_expert(env_id: str, episodes: int) -> dict[str, float]:
     """Play the first validation seeds with the expert.
 
+    An expert may plan again within an episode, mostly what is left of its plan, in less time. So
+    the first plans, which are whole, are counted apart.
+
     Returns:
-        The median duration of a plan in ms, how many there were, and episodes a minute, by the
-        median duration of an episode, its reset included.
+        Of the first plans, the median duration and the 95th percentile in ms; medians of an
+        episode's planning time in ms and of its whole duration, its reset included, as episodes a
+        minute; and the mean number of plans.
     """
     expert = make_expert(env_id)
     env = gym.make(env_id, disable_env_checker=True)
-    durations = []
+    durations: list[float] = []
+    plans: list[list[float]] = []
     try:
         expert.attach(env)
         for seed in show_progress(VALIDATION[:episodes], "Expert"):
+            before = len(expert.plan_seconds)
             started = perf_counter()
             for _ in steps_of_episode(env, expert, seed):
                 pass
             durations.append(perf_counter() - started)
+            plans.append(expert.plan_seconds[before:])
     finally:
         env.close()
+    first = [1000 * seconds[0] for seconds in plans if seconds] or [0.0]
     return {
-        "plan_ms": statistics.median(expert.plan_seconds) * 1000,
-        "plans": len(expert.plan_seconds),
-        "episodes": episodes,
+        "first_plan_ms": float(np.median(first)),
+        "first_plan_ms_95": float(np.percentile(first, 95)),
+        "planning_ms": 1000 * statistics.median(map(sum, plans)),
+        "plans": statistics.fmean(map(len, plans)),
         "episodes_per_minute": 60 / statistics.median(durations),
     }
 
@@ -216,24 +237,29 @@ def show_progress(items: Sequence[Item], what: str) -> Iterable[Item]:
     return track(items, what, console=console, transient=True, auto_refresh=False)
 
 
-def show(
-    arguments: Arguments, steps: dict[str, dict[str, float]], expert: dict[str, float]
-) -> None:
+def show(speeds: Speeds, episodes: int) -> None:
     """Print the measurements."""
-    table = Table(title=f"{arguments.env}, one process, medians", title_justify="left")
-    for heading in ("observation", "steps/s", "step ms", "physics ms", "rendering ms"):
-        table.add_column(heading, justify="left" if heading == "observation" else "right")
-    table.add_column("own overhead ms", justify="right")
-    for mode, numbers in steps.items():
-        rate, *milliseconds = numbers.values()
-        table.add_row(mode, f"{rate:.0f}", *(f"{ms:.2f}" for ms in milliseconds))
-    console = Console()
-    console.print(table)
-    console.print(
-        f"Expert: {expert['plan_ms']:.0f} ms a plan (of {expert['plans']}), "
-        f"{expert['episodes_per_minute']:.0f} episodes a minute (of {expert['episodes']}).",
-        highlight=False,
-    )
+    steps = _table("Steps, one process, medians")
+    for heading in ("observation", "steps/s", "step ms", "physics ms", "render ms", "own ms"):
+        steps.add_column(heading, justify="left" if heading == "observation" else "right")
+    experts = _table(f"Experts, {episodes} episodes each")
+    for heading in ("first plan ms", "95 %", "planning ms", "plans", "episodes/min"):
+        experts.add_column(heading, justify="right")
+    for env_id, speed in speeds.items():
+        for mode, numbers in speed["steps"].items():
+            rate, *milliseconds = numbers.values()
+            steps.add_row(env_id, mode, f"{rate:.0f}", *(f"{ms:.2f}" for ms in milliseconds))
+        first, most, planning, plans, rate = speed["expert"].values()
+        times = (f"{ms:.0f}" for ms in (first, most, planning))
+        experts.add_row(env_id, *times, f"{plans:.1f}", f"{rate:.0f}")
+    console = Console(markup=False, highlight=False)
+    console.print(steps, "", experts, sep="\n")
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("environment", no_wrap=True)
+    return table
 
 
 if __name__ == "__main__":

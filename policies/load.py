@@ -19,7 +19,7 @@ def load_policy(spec: str, env_id: str) -> Policy:
 
     Args:
         spec: ``"expert"``, ``"random"`` or ``"zero"``.
-        env_id: A registered id; the policy is for its default options.
+        env_id: A registered id, or ``"module:Id"``; the policy is for its default options.
 
     Raises:
         ValueError: There is no such policy, or none for this environment.

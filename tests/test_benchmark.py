@@ -16,16 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import imageio.v3 as imageio
 import numpy as np
 import pytest
 
 from benchmark import rollout
 from benchmark.episode_log import EpisodeLog
-from benchmark.protocol import TEST
+from benchmark.protocol import ENVS, TEST
 from benchmark.result import Setup, parse_json
-from benchmark.rollout import Player
+from benchmark.rollout import Player, steps_of_episode
 from experts import make_expert
+from policies import load_policy
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV = "KomoPush-v0"
@@ -86,7 +88,8 @@ def workers_of(pid: int) -> list[int]:
     return found
 
 
-EXPERT = ("--policy", "expert", "--episodes", EPISODES)
+EXPERT = ("--policy", "expert", "--env", ENV, "--episodes", EPISODES)
+ZERO = ("--policy", "zero", "--env", ENV)
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +109,40 @@ def test_the_number_of_workers_and_filming_change_nothing(undisturbed, tmp_path)
     assert all(0 < e["distance"] < 0.5 and 1 < e["steps"] <= 150 for e in alone["episodes"])
 
 
+def test_with_no_env_the_whole_suite_is_played(tmp_path):
+    folder = tmp_path / "whole"
+    done = run("--policy", "expert", "--episodes", 2, "--workers", 2, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    result = read(folder)
+    assert result["envs"] == list(result["tasks"]) == list(ENVS)
+    for env_id in ENVS:
+        assert result["tasks"][env_id]["successes"] == 2, done.stdout
+        assert f"2 of 2 episodes of {env_id} (100.0%" in done.stdout
+
+    # Each environment's episodes are what they are without the others.
+    alone = ("--policy", "expert", "--env", ENVS[-1], "--episodes", 2, "--workers", 1)
+    assert score(tmp_path / "alone", *alone)["episodes"] == result["episodes"][-2:]
+
+
 def test_an_episode_depends_on_its_seed_alone(tmp_path):
-    arguments = ("--policy", "random", "--env", ENV)
+    arguments = ("--policy", "random", "--env", "KomoShelf-v0")
     full = score(tmp_path / "a", *arguments, "--episodes", 4, "--workers", 1)["episodes"]
     seeds = f"{TEST[2]}:{TEST[4]}"
     part = score(tmp_path / "b", *arguments, "--seeds", seeds, "--workers", 2)["episodes"]
     assert part == full[2:]
-    assert len({episode["distance"] for episode in full}) == 4
     assert all(episode["failure"] == "timeout" for episode in full)
+
+    # What a policy draws, too: random actions move no object far enough to tell by.
+    env = gym.make("KomoShelf-v0", disable_env_checker=True)
+    policy = load_policy("random", "KomoShelf-v0")
+
+    def arm(seed):
+        return [env.unwrapped.state.q.tolist() for _ in steps_of_episode(env, policy, seed)]
+
+    first, other, again = arm(5), arm(6), arm(5)
+    env.close()
+    assert again == first
+    assert other[1:] != first[1:]
 
 
 def test_the_video_shows_the_episode(undisturbed):
@@ -180,7 +209,7 @@ def test_a_run_does_not_go_on_with_another_setup(name, undisturbed, tmp_path):
     ("arguments", "environment", "reason"),
     [
         (("--env", "KomoPushPixels-v0"), {"__EGL_VENDOR_LIBRARY_DIRS": "/nonexistent"}, "EGL"),
-        (("--videos", 1), {"IMAGEIO_FFMPEG_EXE": "/nonexistent"}, "VideoError"),
+        (("--env", ENV, "--videos", 1), {"IMAGEIO_FFMPEG_EXE": "/nonexistent"}, "VideoError"),
     ],
 )
 def test_a_broken_machine_is_not_the_policys_failure(arguments, environment, reason, tmp_path):
@@ -196,8 +225,7 @@ def test_workers_that_cannot_start_end_the_run(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv: os._exit(7)\n"
     )
-    zero = ("--policy", "zero", "--episodes", 4, "--out", tmp_path / "out")
-    done = run(*zero, PYTHONPATH=tmp_path)
+    done = run(*ZERO, "--episodes", 4, "--out", tmp_path / "out", PYTHONPATH=tmp_path)
     assert done.returncode == 1
     assert "stopped: a worker process ended with code 7 before it was ready" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -216,7 +244,7 @@ def test_a_worker_that_dies_is_replaced(undisturbed, tmp_path):
 
 
 def test_an_episode_that_kills_every_worker_fails_and_the_run_ends(tmp_path):
-    process = start("--policy", "zero", "--episodes", 1, "--out", tmp_path)
+    process = start(*ZERO, "--episodes", 1, "--out", tmp_path)
     killed: list[int] = []
     while len(killed) < 3:
         [worker] = wait_for(lambda: set(workers_of(process.pid)) - set(killed))
@@ -234,7 +262,7 @@ def test_an_episode_that_kills_every_worker_fails_and_the_run_ends(tmp_path):
 
 def test_a_terminal_sees_a_bar_with_the_success_rate(tmp_path):
     ours, terminal = os.openpty()
-    arguments = ("--policy", "zero", "--episodes", 2, "--workers", 1, "--out", tmp_path)
+    arguments = (*ZERO, "--episodes", 2, "--workers", 1, "--out", tmp_path)
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
     process = subprocess.Popen(
         command(*arguments), stdout=subprocess.DEVNULL, stderr=terminal, env=environment, cwd=ROOT
@@ -262,7 +290,7 @@ def test_a_finished_run_is_not_played_again_nor_overwritten(undisturbed):
     same = run(*EXPERT, "--videos", 1, "--out", undisturbed)
     assert same.returncode == 0, same.stderr
     assert "nothing to do" in same.stdout
-    other = run("--policy", "zero", "--episodes", EPISODES, "--videos", 1, "--out", undisturbed)
+    other = run(*ZERO, "--episodes", EPISODES, "--videos", 1, "--out", undisturbed)
     assert other.returncode == 2
     assert "holds a run with other policy" in other.stderr
     assert "Traceback" not in other.stderr
@@ -306,9 +334,10 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
         (("--policy", "genius"), "policy 'genius': expected expert, random, zero or a path"),
         (("--policy", "tests"), "policy 'tests': folders cannot be scored by this version"),
         (("--policy", "zero", "--env", "KomoPull-v0"), "--env KomoPull-v0: no such environment"),
-        (("--policy", "zero", "--env", "CartPole-v1"), "--env CartPole-v1: no such environment"),
+        (("--policy", "zero", "--env", "CartPole-v1"), "--env CartPole-v1: is registered with "),
         (("--policy", "zero", "--env", ENV, ENV), f"--env {ENV}: named 2 times"),
         (("--policy", "zero", "--env", ENV, "--env", ENV), f"--env {ENV}: named 2 times"),
+        (("--policy", "zero", "--env", f"komo_envs:{ENV}", ENV), f"--env {ENV}: named 2 times"),
         (("--policy", "zero", "--seeds", "1-5"), "--seeds 1-5: expected A:B"),
         (("--policy", "zero", "--seeds", "5:5"), "--seeds 5:5: expected A:B with 0 <= A < B"),
         (("--policy", "zero", "--seeds", "0:9999999999"), "--seeds 0:9999999999: expected A:B"),

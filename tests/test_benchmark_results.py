@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -29,9 +30,10 @@ def run_module(module: str, *arguments: object) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def result_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The result of four episodes of the zero policy."""
+    """The result of four episodes of the zero policy in each of two environments."""
     folder = tmp_path_factory.mktemp("zero")
-    done = run_module("run", "--policy", "zero", "--episodes", 4, "--out", folder)
+    arguments = ("--policy", "zero", "--env", *ENVS[:2], "--episodes", 4)
+    done = run_module("run", *arguments, "--out", folder)
     assert done.returncode == 0, done.stderr
     return folder / "result.json"
 
@@ -88,7 +90,7 @@ def test_score_counts_success_at_the_end_and_failures_by_reason():
 
 def test_a_result_survives_writing_and_reading(result_file, tmp_path):
     result = load_result(result_file)
-    assert [episode.seed for episode in result.episodes] == list(TEST[:4])
+    assert [episode.seed for episode in result.episodes] == 2 * list(TEST[:4])
     save_result(result, tmp_path / "again.json")
     assert load_result(tmp_path / "again.json") == result
     assert (tmp_path / "again.json").read_bytes() == result_file.read_bytes()
@@ -183,7 +185,12 @@ def test_the_leaderboard_is_generated_and_checked(result_file, tmp_path):
     assert missing.returncode == 1
     assert run_module("leaderboard", *arguments).returncode == 0
     assert run_module("leaderboard", *arguments, "--check").returncode == 0
-    rows = [line for line in board.read_text().splitlines() if line.startswith("| [")]
+    _, *tables = board.read_text().split("\n## ")
+    assert [table.splitlines()[0] for table in tables] == list(ENVS)
+    push, shelf, *others = tables
+    assert shelf.count("\n| [") == 1  # a result has a row on each of its environments
+    assert all("No policy has been scored yet." in table for table in others)
+    rows = [line for line in push.splitlines() if line.startswith("| [")]
     # 3 of 4 is surer than 1 of 1.
     assert rows[0].startswith(r"| [\[a\|b\]](benchmark/results/bbb.json) | yes | 75.0% [30.1, ")
     assert rows[1].startswith("| [lucky](benchmark/results/aaa.json) | yes | 100.0% [20.7, ")
@@ -195,6 +202,10 @@ def test_the_leaderboard_is_generated_and_checked(result_file, tmp_path):
     assert edited.stderr.count("\n") == 1
     assert "generate it again" in edited.stderr
 
+    save_result(_renamed(zero, "nudge:Nudge-v0"), results / "zero.json")
+    with pytest.raises(ValueError, match=r"zero\.json: envs: expected those of the suite"):
+        leaderboard(results)
+
 
 def _succeeding(result: Result, name: str, successes: int, count: int, file: Path) -> None:
     """Write what ``result`` would be if the first of its episodes had succeeded."""
@@ -203,14 +214,30 @@ def _succeeding(result: Result, name: str, successes: int, count: int, file: Pat
         replace(episode, **(success if number < successes else {}))
         for number, episode in enumerate(result.episodes[:count])
     )
+    assert {episode.env for episode in episodes} == {ENVS[0]}
     result = replace(
         result,
         policy=replace(result.policy, name=name, privileged=True),
+        envs=ENVS[:1],
         seeds=(TEST.start, TEST.start + count),
         episodes=episodes,
         tasks={ENVS[0]: score(episodes, minutes=1)},
     )
     save_result(result, file)
+
+
+def _renamed(result: Result, env_id: str) -> Result:
+    """What ``result`` would be if its first environment had another id."""
+    first, *others = result.envs
+    return replace(
+        result,
+        envs=(env_id, *others),
+        episodes=tuple(
+            replace(episode, env=env_id) if episode.env == first else episode
+            for episode in result.episodes
+        ),
+        tasks={env_id: result.tasks[first]} | {other: result.tasks[other] for other in others},
+    )
 
 
 def test_the_leaderboard_refuses_what_cannot_be_compared(result_file, tmp_path):
@@ -221,7 +248,8 @@ def test_the_leaderboard_refuses_what_cannot_be_compared(result_file, tmp_path):
     save_result(replace(result, suite="0.0"), file)
     with pytest.raises(ValueError, match=r"r\.json: suite: expected .*, got 0\.0"):
         leaderboard(tmp_path)
-    training = tuple(replace(episode, seed=seed) for seed, episode in enumerate(result.episodes))
+    first = TEST.start
+    training = tuple(replace(episode, seed=episode.seed - first) for episode in result.episodes)
     save_result(replace(result, seeds=(0, 4), episodes=training), file)
     with pytest.raises(ValueError, match=r"r\.json: seeds: expected test seeds"):
         leaderboard(tmp_path)
@@ -265,17 +293,23 @@ def test_speed_finds_out_first_whether_it_can_write():
     assert "--out /proc/speed.json: cannot be written to" in done.stderr
 
 
-def test_speed_measures_every_mode_and_the_expert(tmp_path):
+def test_speed_measures_every_mode_and_the_experts_of_both_tasks(tmp_path):
     file = tmp_path / "speed.json"
-    done = run_module("speed", "--rounds", 1, "--steps", 20, "--episodes", 1, "--out", file)
+    done = run_module("speed", "--rounds", 1, "--steps", 20, "--episodes", 2, "--out", file)
     assert done.returncode == 0, done.stderr
-    report = json.loads(file.read_text())
-    assert list(report["steps"]) == ["state", "rgb 96", "rgb 128", "rgbd 96", "rgbd 128"]
-    for mode, numbers in report["steps"].items():
-        assert numbers["physics_ms"] > 0
-        assert (numbers["rendering_ms"] > 0) == (mode != "state")
-        assert numbers["overhead_ms"] > 0
-        assert numbers["steps_per_second"] == pytest.approx(1000 / numbers["step_ms"])
-    assert report["expert"]["plan_ms"] > 0
-    assert report["expert"]["plans"] >= 1
-    assert f"{report['steps']['rgb 96']['steps_per_second']:.0f}" in done.stdout
+    envs = json.loads(file.read_text())["envs"]
+    assert list(envs) == ["KomoPush-v0", "KomoShelf-v0"]
+    for env_id, speed in envs.items():
+        assert list(speed["steps"]) == ["state", "rgb 96", "rgb 128", "rgbd 96", "rgbd 128"]
+        for mode, numbers in speed["steps"].items():
+            assert numbers["physics_ms"] > 0
+            assert (numbers["rendering_ms"] > 0) == (mode != "state")
+            assert numbers["overhead_ms"] > 0
+            assert numbers["steps_per_second"] == pytest.approx(1000 / numbers["step_ms"])
+        expert = speed["expert"]
+        assert 1 < expert["first_plan_ms"] <= expert["first_plan_ms_95"]
+        assert expert["first_plan_ms"] <= expert["planning_ms"] + 1e-9
+        assert expert["plans"] >= 1
+        rate = speed["steps"]["rgb 96"]["steps_per_second"]
+        assert re.search(rf"{env_id} +rgb 96 +{rate:.0f} ", done.stdout)
+        assert re.search(rf"{env_id} +{expert['first_plan_ms']:.0f} ", done.stdout)

@@ -12,7 +12,7 @@ import komo_envs  # noqa: F401
 from policies import RandomPolicy, load_policy
 from policies.identity import hash_policy, hash_sources
 
-ENVS = ("KomoPush-v0", "KomoPushPixels-v0")
+ENVS = ("KomoPush-v0", "KomoPushPixels-v0", "KomoShelf-v0", "KomoShelfHard-v0")
 
 
 def batch_of(obs: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
