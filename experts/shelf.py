@@ -111,16 +111,9 @@ class ShelfExpert(Expert):
             elif phase == "approach":
                 add("stay outside", INEQ, during, at, hook, y, [0, view.mouth, 0])
                 if corner[1] < BEFORE_LIP and corner[2] < FLOOR + 0.02:
-                    add("rise", INEQ, [i, i + 0.6], at, hook, y, [0, BEFORE_LIP, 0])
-                    add(
-                        "over the lip",
-                        INEQ,
-                        [i + 0.6, end[0]],
-                        at,
-                        hook,
-                        down,
-                        [0, 0, FLOOR + 0.03],
-                    )
+                    before, then = [i, i + 0.6], [i + 0.6, i + 1]
+                    add("rise", INEQ, before, at, hook, y, [0, BEFORE_LIP, 0])
+                    add("over the lip", INEQ, then, at, hook, down, [0, 0, FLOOR + 0.03])
             elif phase == "enter":
                 add("finger up", EQ, during, finger, hook, x)
                 add("beside the cuboid", EQ, during, at, hook, xz, lane)
@@ -142,7 +135,7 @@ class ShelfExpert(Expert):
         elif not all(is_upright(pose) and pose[1] >= OPENING for pose in neighbours):
             self.failure = "a neighbour has fallen over or come out"
         elif view.cuboid[1] > view.goal:
-            if self._plan is None or self._is_outdated(view, self._plan):
+            if self._plan is None or self._is_outdated(view):
                 self._replan(view)
             if self._plan is not None:
                 return self._next(view, self._plan)
@@ -155,7 +148,7 @@ class ShelfExpert(Expert):
             coordinates = view.env.controller.coordinates
             self._way = np.array([coordinates(q) for q in self._plan.path])
 
-    def _is_outdated(self, view: _View, plan: Plan) -> bool:
+    def _is_outdated(self, view: _View) -> bool:
         """Whether the cuboid, or the hook, is no longer where the plan has it."""
         moved = np.abs(view.cuboid - self._planned_cuboid)
         if view.is_hooked:
