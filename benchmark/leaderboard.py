@@ -6,10 +6,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.cli import fail, parse, printing
 from benchmark.display import success_text
-from benchmark.protocol import ENVS, EPISODES, SUITE, TEST
-from benchmark.result import Result, load_result, write_text
+from benchmark.protocol import EPISODES
+from benchmark.result import Result, load_result
+from komo_envs.suite import ENVS, SUITE, TEST
+from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.files import write_text
 
 MODULE = "benchmark.leaderboard"
 

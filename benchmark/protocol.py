@@ -1,8 +1,4 @@
-"""What a score is measured on: the suite's version, its environments and its frozen seeds.
-
-The three ranges of seeds are disjoint, and never change within a version of the suite. Train on
-the first, choose a checkpoint on the second, and report the score on the third.
-"""
+"""What a score is measured on: which environments, and which of the suite's frozen seeds."""
 
 from __future__ import annotations
 
@@ -11,16 +7,10 @@ from itertools import chain
 import gymnasium as gym
 
 from komo_envs.ids import ENTRY_POINT, find_spec
+from komo_envs.suite import ENVS, TEST, TRAIN, VALIDATION
 
-SUITE = "0.2"
-"""Version of the suite. Scores of different versions cannot be compared."""
-
-ENVS = ("KomoPush-v0", "KomoShelf-v0", "KomoPushHard-v0", "KomoShelfHard-v0")
-"""The environments of the suite, each with its default options."""
-
-TRAIN = range(0, 1_000_000)
-VALIDATION = range(1_000_000, 1_010_000)
-TEST = range(2_000_000, 2_010_000)
+SOURCES = ("komo_envs", "policies", "benchmark")
+"""The packages whose source a score depends on; a policy's is in its hash."""
 
 EPISODES = 500
 """Test episodes of each environment in a full score."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,7 +18,8 @@ import numpy as np
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from benchmark.stats import wilson
+from komo_envs.tools.files import write_text
+from komo_envs.tools.stats import wilson
 
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -231,20 +231,3 @@ def parse_json(record: type[Record], text: str | bytes, source: str) -> Record:
         where = ".".join(map(str, first["loc"])) or "file"
         got = f", got {first['input']!r:.80}" if first["type"] != "missing" else ""
         raise ValueError(f"{source}: {where}: {first['msg']}{got}") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: It cannot be written. The error names ``path``.
-    """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            scratch.write_text(text, encoding="utf-8")
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import imageio.v2 as imageio
@@ -17,9 +17,22 @@ import numpy as np
 import komo_envs  # noqa: F401  (registers the environments)
 from benchmark.result import Episode
 from komo_envs.control import ActionError
+from komo_envs.tools.workers import ATTEMPTS
 from policies import Policy, load_policy
 
 Env = gym.Env[Any, Any]
+
+
+class Task(NamedTuple):
+    """An episode to play: what ``Player.play`` takes."""
+
+    env_id: str
+    seed: int
+    film: bool = False
+
+    def __str__(self) -> str:
+        """As an error names it."""
+        return f"{self.env_id}, seed {self.seed}"
 
 
 class PolicyError(RuntimeError):
@@ -110,6 +123,20 @@ class Player:
             with contextlib.suppress(Exception):  # it may be what has just raised
                 self._env.close()
         self._env = self._policy = None
+
+
+def lost(task: Task, how: str) -> Episode:
+    """The episode of a task on which too many workers have died, the last one with ``how``."""
+    return Episode(
+        env=task.env_id,
+        seed=task.seed,
+        scene={},
+        success_once=False,
+        success_at_end=False,
+        distance=None,
+        steps=0,
+        failure=f"error: {ATTEMPTS} worker processes died, the last one with {how}",
+    )
 
 
 def steps_of_episode(env: Env, policy: Policy, seed: int) -> Iterator[dict[str, Any]]:

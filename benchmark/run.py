@@ -8,18 +8,21 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import tyro
 
-from benchmark import provenance
-from benchmark.cli import fail, parse, printing
 from benchmark.display import progress, show_scores, summary
 from benchmark.episode_log import Entry, EpisodeLog
-from benchmark.protocol import SUITE, choose_envs, choose_seeds
-from benchmark.result import PolicyIdentity, Result, Setup, load_result, save_result, score
-from benchmark.workers import Task, WorkerError, Workers
+from benchmark.protocol import SOURCES, choose_envs, choose_seeds
+from benchmark.result import Commit, PolicyIdentity, Result, Setup, load_result, save_result, score
+from benchmark.rollout import Player, Task, lost
+from komo_envs.suite import SUITE
+from komo_envs.tools import provenance
+from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.workers import WorkerError, Workers
 from policies import load_policy
 from policies.identity import hash_policy
 
@@ -100,7 +103,7 @@ def prepare(arguments: Arguments) -> EpisodeLog:
         raise ValueError(f"--videos {arguments.videos}: expected 0 to {len(seeds)}, the episodes")
     sha256 = hash_policy(arguments.policy)
     policies = [load_policy(arguments.policy, env_id) for env_id in envs]
-    now = datetime.now(timezone.utc)
+    now, commit = datetime.now(timezone.utc), provenance.commit()
     setup = Setup(
         schema=1,
         suite=SUITE,
@@ -113,8 +116,8 @@ def prepare(arguments: Arguments) -> EpisodeLog:
         envs=envs,
         seeds=(seeds.start, seeds.stop),
         videos=arguments.videos,
-        versions=provenance.versions(envs),
-        commit=provenance.commit(),
+        versions=provenance.versions(envs, SOURCES),
+        commit=Commit(*commit) if commit else None,
         machine=provenance.machine(),
         date=now.isoformat(timespec="seconds"),
         command=_command(),
@@ -162,7 +165,7 @@ def run(log: EpisodeLog, policy: str, workers: int) -> Result:
     total = dict.fromkeys(setup.envs, len(setup.seed_range()))
     done = [entry.episode for entry in log.entries.values()]
     with (
-        Workers(min(workers, len(missing)), policy, log.folder / "videos") as pool,
+        Workers(min(workers, len(missing)), partial(Player, policy, log.folder / "videos")) as pool,
         progress(total, done) as display,
     ):
         for env_id in setup.envs:
@@ -170,8 +173,9 @@ def run(log: EpisodeLog, policy: str, workers: int) -> Result:
             started = time.monotonic()
             for played in pool.play(task for task in missing if task.env_id == env_id):
                 elapsed = before + time.monotonic() - started
-                log.add(Entry(played.episode, played.deaths, elapsed))
-                display.add(played.episode)
+                episode = played.answer or lost(played.task, played.last_death)
+                log.add(Entry(episode, played.deaths, elapsed))
+                display.add(episode)
     result = collect(log, workers)
     save_result(result, file)
     return result

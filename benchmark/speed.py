@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +17,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmark import provenance
-from benchmark.cli import fail, parse, printing
-from benchmark.protocol import VALIDATION, choose_envs
-from benchmark.result import write_text
+from benchmark.protocol import SOURCES, choose_envs
 from benchmark.rollout import steps_of_episode
 from experts import make_expert
+from komo_envs.suite import VALIDATION
+from komo_envs.tools import provenance
+from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.files import check_writable, write_text
 
 MODULE = "benchmark.speed"
 
@@ -112,7 +112,7 @@ def main() -> None:
             if getattr(arguments, name) < 1:
                 raise ValueError(f"--{name} {getattr(arguments, name)}: expected 1 or more")
         if arguments.out is not None:
-            check_writable(arguments.out)
+            check_writable("--out", arguments.out)
     except (ValueError, ImportError) as error:
         fail(MODULE, error)
     try:
@@ -121,23 +121,6 @@ def main() -> None:
         fail(MODULE, "interrupted", code=130)
     except OSError as error:
         fail(MODULE, f"stopped: {error}", code=1)
-
-
-def check_writable(file: Path) -> None:
-    """Find out before the measurements, which take minutes, whether they can be kept.
-
-    Raises:
-        ValueError: They cannot.
-    """
-    folder = file.resolve().parent
-    if not folder.is_dir():
-        raise ValueError(f"--out {file}: its folder is not there")
-    if file.is_dir():
-        raise ValueError(f"--out {file}: is a folder, expected a file")
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ValueError(f"--out {file}: cannot be written to: {error.strerror}") from None
 
 
 def measure(arguments: Arguments, envs: tuple[str, ...]) -> None:
@@ -162,7 +145,7 @@ def measure(arguments: Arguments, envs: tuple[str, ...]) -> None:
             "steps_per_round": arguments.steps,
             "episodes": arguments.episodes,
             "envs": speeds,
-            "versions": provenance.versions(envs),
+            "versions": provenance.versions(envs, SOURCES),
             "machine": provenance.machine(),
         }
         write_text(arguments.out, json.dumps(report, indent=2) + "\n")

@@ -23,10 +23,10 @@ import pytest
 
 from benchmark import rollout
 from benchmark.episode_log import EpisodeLog
-from benchmark.protocol import ENVS, TEST
 from benchmark.result import Setup, parse_json
 from benchmark.rollout import Player, steps_of_episode
 from experts import make_expert
+from komo_envs.suite import ENVS, TEST
 from policies import load_policy
 
 ROOT = Path(__file__).resolve().parent.parent

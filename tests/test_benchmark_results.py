@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from benchmark.leaderboard import leaderboard
-from benchmark.protocol import ENVS, TEST, TRAIN, VALIDATION, choose_seeds, split_of
-from benchmark.provenance import commit
+from benchmark.protocol import choose_seeds, split_of
 from benchmark.result import Episode, Result, load_result, save_result, score
-from benchmark.stats import wilson
+from komo_envs.suite import ENVS, TEST, TRAIN, VALIDATION
+from komo_envs.tools.provenance import commit
+from komo_envs.tools.stats import wilson
 
 ROOT = Path(__file__).resolve().parent.parent
 

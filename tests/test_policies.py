@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import komo_envs  # noqa: F401
+from komo_envs.tools.provenance import hash_sources
 from policies import RandomPolicy, load_policy
-from policies.identity import hash_policy, hash_sources
+from policies.identity import hash_policy
 
 ENVS = ("KomoPush-v0", "KomoPushPixels-v0", "KomoShelf-v0", "KomoShelfHard-v0")
 

@@ -12,7 +12,7 @@ import pytest
 from gymnasium.utils import seeding
 
 import komo_envs  # noqa: F401
-from benchmark.protocol import ENVS, SUITE, TEST, TRAIN, VALIDATION
+from komo_envs.suite import ENVS, SUITE, TEST, TRAIN, VALIDATION
 
 # A change here makes the scores on the leaderboard incomparable: it needs a new suite version.
 SCENES = {

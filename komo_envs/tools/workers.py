@@ -1,7 +1,7 @@
-"""Worker processes: they play the episodes that are handed to them, one at a time.
+"""Worker processes: they do the tasks that are handed to them, one at a time.
 
-A worker holds nothing that an episode depends on, so it does not matter which one plays it, nor
-when. One that dies is replaced, and its episode handed out again.
+A worker holds nothing that a task depends on, so it does not matter which one does it, nor when.
+One that dies is replaced, and its task handed out again.
 """
 
 from __future__ import annotations
@@ -11,66 +11,74 @@ import multiprocessing
 import os
 import signal
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
-
-from benchmark.result import Episode
-from benchmark.rollout import Player
+from typing import Any, Generic, Protocol, TypeVar
 
 ATTEMPTS = 3
-"""An episode on which so many workers have died has failed."""
+"""A task on which so many workers have died is given up."""
+
+
+READY = "ready"
+"""What a worker says when it has started."""
 
 
 class WorkerError(RuntimeError):
     """A worker met something that is not the policy's fault, and that no other would do better."""
 
 
+Task = TypeVar("Task", bound=tuple[Any, ...])
+Answer = TypeVar("Answer", covariant=True)
+
+
+class Player(Protocol[Answer]):
+    """What a worker does its tasks with."""
+
+    def play(self, *task: Any) -> Answer:
+        """Do a task: a tuple of arguments. What it raises ends the run."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
 @dataclass(frozen=True)
-class Task:
-    """An episode to play."""
+class Played(Generic[Task, Answer]):
+    """A task that was done, or given up."""
 
-    env_id: str
-    seed: int
-    film: bool = False
-
-
-@dataclass(frozen=True)
-class Played:
-    """An episode that was played."""
-
-    episode: Episode
+    task: Task
+    answer: Answer | None
+    """What ``play`` returned; None if so many workers died on the task that it was given up."""
     deaths: int
-    """How many workers died on it before."""
+    """How many workers died on it."""
+    last_death: str
+    """How the last of them ended; empty if none did."""
 
 
 @dataclass(eq=False)
 class _Worker:
     process: SpawnProcess
     connection: Connection
-    task: Task | None = None
+    task: Any = None
     ready: bool = False
     """Whether it has said that it has started."""
 
 
-class Workers:
-    """Processes that play episodes. A context: they live inside it.
+class Workers(Generic[Answer]):
+    """Processes that do tasks. A context: they live inside it.
 
     Args:
         count: How many.
-        policy: What ``--policy`` named.
-        videos: Folder for the videos.
+        make_player: Called in each of them; it is pickled.
     """
 
-    def __init__(self, count: int, policy: str, videos: Path) -> None:
-        self._policy = policy
-        self._videos = videos
+    def __init__(self, count: int, make_player: Callable[[], Player[Answer]]) -> None:
+        self._make_player = make_player
         self._count = count
         self._workers: list[_Worker] = []
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> Workers[Answer]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,11 +91,11 @@ class Workers:
             worker.process.join(timeout=5)
             worker.process.kill()
 
-    def play(self, tasks: Iterable[Task]) -> Iterator[Played]:
-        """Play all of ``tasks``; yield each when it is done, in whatever order that is.
+    def play(self, tasks: Iterable[Task]) -> Iterator[Played[Task, Answer]]:
+        """Do all of ``tasks``; yield each when it is done, in whatever order that is.
 
         Raises:
-            WorkerError: A worker cannot go on, for a reason that is not the policy's.
+            WorkerError: A worker cannot go on.
         """
         while len(self._workers) < self._count:
             self._start()
@@ -104,7 +112,7 @@ class Workers:
                 return
             ready = wait([worker.connection for worker in busy])
             for worker in busy:
-                task = worker.task
+                task, how = worker.task, ""
                 if task is None or worker.connection not in ready:
                     continue
                 try:
@@ -120,14 +128,14 @@ class Workers:
                     if deaths[task] < ATTEMPTS:
                         waiting.appendleft(task)
                         continue
-                    answer = _lost(task, how)
-                if answer is None:
+                    answer = None
+                if answer == READY:
                     worker.ready = True
                     continue
                 worker.task = None
-                if isinstance(answer, str):
-                    raise WorkerError(answer)
-                yield Played(answer, deaths[task])
+                if isinstance(answer, WorkerError):
+                    raise answer
+                yield Played(task, answer, deaths[task], how)
 
     def _remove(self, dead: _Worker) -> str:
         """Be done with a dead worker, and tell how it ended."""
@@ -142,42 +150,26 @@ class Workers:
         """Add a worker."""
         context = multiprocessing.get_context("spawn")  # a fork would share OpenGL and PhysX
         ours, theirs = context.Pipe()
-        process = context.Process(
-            target=_work, args=(theirs, self._policy, self._videos), daemon=False
-        )
+        process = context.Process(target=_work, args=(theirs, self._make_player), daemon=False)
         # Listed before it starts, so that it ends with the others whatever happens meanwhile.
         self._workers.append(_Worker(process, ours))
         with theirs, _worker_environment():  # closed here, our end notices when the worker dies
             process.start()
 
 
-def _work(connection: Connection, policy: str, videos: Path) -> None:
-    """The life of a worker: play what comes, until the other end closes."""
-    player = Player(policy, videos)
+def _work(connection: Connection, make_player: Callable[[], Player[Any]]) -> None:
+    """The life of a worker: do what comes, until the other end closes."""
+    player = make_player()
     with contextlib.suppress(EOFError, OSError):  # the run has ended, or was killed
-        connection.send(None)  # it is ready
+        connection.send(READY)
         while True:
             task = connection.recv()
             try:
-                answer: Episode | str = player.play(task.env_id, task.seed, task.film)
+                answer = player.play(*task)
             except Exception as error:
-                where = f"{task.env_id}, seed {task.seed}"
-                answer = f"{where}: {type(error).__name__}: {error}"
+                answer = WorkerError(f"{task}: {type(error).__name__}: {error}")
             connection.send(answer)
     player.close()
-
-
-def _lost(task: Task, how: str) -> Episode:
-    return Episode(
-        env=task.env_id,
-        seed=task.seed,
-        scene={},
-        success_once=False,
-        success_at_end=False,
-        distance=None,
-        steps=0,
-        failure=f"error: {ATTEMPTS} worker processes died, the last one with {how}",
-    )
 
 
 @contextlib.contextmanager

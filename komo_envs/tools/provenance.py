@@ -1,33 +1,32 @@
-"""Where a result comes from: versions, commit and machine."""
+"""Where a result or a data set comes from: versions, commit and machine."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
 from collections.abc import Iterable
 from importlib import metadata
+from importlib.util import find_spec as find_module
 from pathlib import Path
 
-from benchmark.result import Commit
 from komo_envs.ids import find_spec
-from policies.identity import hash_sources
 
 PACKAGES = ("komo-envs", "robotic", "gymnasium", "numpy", "scipy", "moderngl")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 CODE = ("komo_envs", "experts", "policies", ":(glob)benchmark/*.py")
-"""What a score depends on: changes elsewhere leave it the commit's own."""
+"""What runs: changes elsewhere leave it the commit's own."""
 
 
-def versions(envs: Iterable[str] = ()) -> dict[str, str]:
-    """Versions of Python and of the packages that a score on ``envs`` depends on.
+def versions(envs: Iterable[str], sources: Iterable[str]) -> dict[str, str]:
+    """Versions of Python and of the packages that what happens in ``envs`` depends on.
 
-    ``komo_envs_sources`` and its like are hashes of the project's own files, which tell two states
-    of them apart whatever version they carry. The experts are a policy's, and in its hash. Of tasks
-    from elsewhere, the module that registers the id, as in ``"module:Id"``, is hashed too, and
-    that of the task.
+    ``komo_envs_sources`` and its like are hashes of the project's own packages, ``sources``, which
+    tell two states of them apart whatever version they carry. Of tasks from elsewhere, the module
+    that registers the id, as in ``"module:Id"``, is hashed too, and that of the task.
     """
     modules = {env_id.rpartition(":")[0] for env_id in envs}
     modules |= {find_spec(env_id).kwargs["task"].partition(":")[0] for env_id in envs}
@@ -38,22 +37,59 @@ def versions(envs: Iterable[str] = ()) -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "not installed"  # komo-envs run from a folder that was never installed
-    return found | {
-        "komo_envs_sources": hash_sources("komo_envs"),
-        "policies_sources": hash_sources("policies"),
-        "benchmark_sources": hash_sources("benchmark", without="results"),
-        **{f"{module}_sources": hash_sources(module) for module in sorted(modules)},
-    }
+    hashed = [*sources, *sorted(modules)]
+    return found | {f"{name}_sources": hash_sources(name, without="results") for name in hashed}
 
 
-def commit() -> Commit | None:
-    """The commit of the repository that this code lies in, or None if there is none."""
+def hash_sources(module: str, without: str | None = None) -> str:
+    """The sha256 over the names and contents of the files of a module or package.
+
+    Nothing is imported. Of a package, all files count, in the order of their names: its data are
+    part of what it does. Hidden files and bytecode do not.
+
+    Args:
+        module: Its dotted name.
+        without: A folder in the package that does not count either.
+
+    Raises:
+        ModuleNotFoundError: There is no such module.
+    """
+    found = find_module(module)
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError(f"{module}: there is no such module", name=module)
+    if found.submodule_search_locations:
+        root = Path(found.submodule_search_locations[0])
+        files = [file for file in root.rglob("*") if file.is_file()]
+        files = [file for file in files if _counts(file.relative_to(root), without)]
+        files.sort(key=lambda file: file.relative_to(root).as_posix())
+    else:
+        root, files = Path(found.origin).parent, [Path(found.origin)]
+    digest = hashlib.sha256()
+    for file in files:
+        content = file.read_bytes()
+        # The length keeps two files apart that could otherwise be cut elsewhere into the same.
+        digest.update(f"{file.relative_to(root).as_posix()} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _counts(file: Path, without: str | None) -> bool:
+    hidden = any(part.startswith(".") or part == "__pycache__" for part in file.parts)
+    return not hidden and file.parts[0] != without
+
+
+def commit() -> tuple[str, bool] | None:
+    """The commit of the repository that this code lies in, or None if there is none.
+
+    Returns:
+        Its id, and whether files that git follows differ from it.
+    """
     if _git("rev-parse", "--show-toplevel") != str(ROOT):
         return None  # no repository, or one that this code is only installed in
     head, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *CODE)
     if head is None or changes is None:
         return None
-    return Commit(id=head, modified=bool(changes))
+    return head, bool(changes)
 
 
 def _git(*arguments: str) -> str | None:

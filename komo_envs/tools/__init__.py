@@ -1,0 +1,1 @@
+"""What the commands of all packages share: command lines, worker processes, files, provenance."""
