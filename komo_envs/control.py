@@ -39,14 +39,19 @@ class Controller:
         self.kinematics = Kinematics(task.tool)
         self._task = task
         self._ee = task.end_effector
+        self.action_spaces = {mode: self._space(mode) for mode in CONTROL_MODES}
+        """Of every control mode."""
+        self.action_space = self.action_spaces[mode]
+        self.reset(task.home)
+
+    def _space(self, mode: str) -> spaces.Box:
         if mode == "joint":
             low, high = JOINT_LOW, JOINT_HIGH
         elif mode == "ee":
             low, high = self._ee.low, self._ee.high
         else:
             low, high = -np.ones(len(self._ee.names)), np.ones(len(self._ee.names))
-        self.action_space = spaces.Box(low.astype(np.float32), high.astype(np.float32))
-        self.reset(task.home)
+        return spaces.Box(low.astype(np.float32), high.astype(np.float32))
 
     def reset(self, q: Array) -> None:
         """Begin an episode at joint positions ``q`` (7,), rad."""
@@ -84,6 +89,11 @@ class Controller:
 
     def reference(self, action: Array) -> Array:
         """The next joint reference (7,), rad, for a checked action (A,)."""
+        self._set_command(self.preview(action))
+        return self._command
+
+    def preview(self, action: Array) -> Array:
+        """The joint reference (7,), rad, that a checked action (A,) would give; nothing changes."""
         if self.mode == "joint":
             wanted = np.clip(action, JOINT_LOW, JOINT_HIGH)
         else:
@@ -93,8 +103,7 @@ class Controller:
                 step = np.clip(action, self._ee.low, self._ee.high) - self._ee_command
                 step /= max(1.0, float(np.abs(step / self._ee.step).max()))
             wanted = self.solve(np.clip(self._ee_command + step, self._ee.low, self._ee.high))
-        self._set_command(self._limited(wanted))
-        return self._command
+        return self._limited(wanted)
 
     def solve(self, coordinates: Array, rest: Array | None = None) -> Array:
         """Joint positions (7,) with the end-effector at coordinates (E,), near the last reference.
@@ -109,18 +118,23 @@ class Controller:
         """End-effector coordinates (E,) at joint positions ``q`` (7,)."""
         return self._task.tool_coordinates(self.kinematics.tool_pose(q))
 
-    def encode(self, q: Array) -> Array:
+    def encode(self, q: Array, mode: str | None = None) -> Array:
         """The action (A,), float32, that asks for joint positions ``q`` (7,) next.
 
         In the end-effector modes it asks for their coordinates: the arm's posture may differ.
+
+        Args:
+            q: Joint positions, rad.
+            mode: The control mode; the controller's own if not given.
         """
-        if self.mode == "joint":
+        mode = mode or self.mode
+        if mode == "joint":
             action = q
         else:
             action = self.coordinates(q)
-            if self.mode == "ee_delta":
+            if mode == "ee_delta":
                 action = (action - self._ee_command) / self._ee.step
-        low, high = self.action_space.low, self.action_space.high
+        low, high = self.action_spaces[mode].low, self.action_spaces[mode].high
         return np.clip(action.astype(np.float32), low, high)
 
     def _set_command(self, q: Array) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import os
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
@@ -170,8 +171,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
 
         self.controller = Controller(self.task, control_mode)
         self.action_space = self.controller.action_space
-        self._vectors = self._vector_spaces()
-        self.observation_space = spaces.Dict({**self._picture_spaces(), **self._vectors})
+        self.observation_space = self.observation_space_of(obs_mode)
 
         self.world: World | None = None
         self._world_pid: int | None = None
@@ -180,6 +180,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self._state: WorldState | None = None
         self.scene: Scene = {}
         self.bodies: tuple[Body, ...] = ()
+        self.actions: list[np.ndarray] = []
+        """What was done since the reset: with the scene, it brings about the same state again."""
         self._success_steps = 0
 
     @property
@@ -235,9 +237,10 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         super().reset(seed=seed)
         scene = given or self.task.sample_scene(self.np_random)
         if self.world is None or self._world_pid != os.getpid():
-            self.close()  # what a forked process inherits of its parent's world is of no use
-            self.world, self._world_pid = make_simulation(), os.getpid()
+            self.use_world(make_simulation())
+            assert self.world is not None
         self.scene = scene
+        self.actions = []
         self.bodies = self.task.bodies(scene)
         self.controller.reset(self.task.home)
         self._state = self.world.reset(self.task.home, self.bodies, self.task.arm_collides)
@@ -257,11 +260,13 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         """
         if self.world is None or self._state is None or self._world_pid != os.getpid():
             raise RuntimeError("the env is not running in this process: call reset first")
-        reference = self.controller.reference(self.controller.check(action))
+        checked = self.controller.check(action)
+        reference = self.controller.reference(checked)
         # Whatever interrupts the motion, Ctrl-C too, leaves arm and command apart: the episode
         # is over then.
         self._state = None
         self._state = self.world.step(reference)
+        self.actions.append(checked)
         observation, reward, info = self._evaluate()
         self._success_steps = self._success_steps + 1 if info["is_success"] else 0
         terminated = self._success_steps >= HOLD_STEPS
@@ -294,6 +299,11 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         return self.renderer.render(
             self.state.link_poses, self.state.body_poses, cameras, size, shadow=shadows
         )
+
+    def use_world(self, world: World) -> None:
+        """From the next reset on, act in ``world``, which the env then owns, and no other."""
+        self.close()  # what a forked process inherits of its parent's world is of no use
+        self.world, self._world_pid = world, os.getpid()
 
     def close(self) -> None:
         """Free simulator, renderer and window. A later reset starts them again."""
@@ -340,7 +350,6 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         """Observation, reward and info of the present state."""
         achieved = self.task.achieved_goal(self.scene, self.state)
         desired = self.task.desired_goal(self.scene)
-        proprioception = self.proprioception()
         terms: dict[str, Any] = {
             **self.task.goal_reward_terms(achieved, desired),
             **self.task.other_reward_terms(
@@ -354,31 +363,48 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             "scene": copy.deepcopy(self.scene),
         }
         reward = self._compute_reward(achieved, desired, info)
-        if self.obs_mode == "state":
+        return self.observe(self.obs_mode), reward, info
+
+    def observe(self, obs_mode: str) -> Observation:
+        """What any observation mode sees of the present state.
+
+        Raises:
+            RuntimeError: the env has not been reset.
+        """
+        proprioception, desired = self.proprioception(), self.task.desired_goal(self.scene)
+        if obs_mode == "state":
+            privileged = self.task.privileged(self.scene, self.state)
             vectors = {
-                "observation": np.concatenate(
-                    [proprioception, self.state.qdot, self.task.privileged(self.scene, self.state)]
-                ),
-                "achieved_goal": achieved,
+                "observation": np.concatenate([proprioception, self.state.qdot, privileged]),
+                "achieved_goal": self.task.achieved_goal(self.scene, self.state),
                 "desired_goal": desired,
             }
         else:
             vectors = {"agent_pos": proprioception, "goal": desired[:-1]}
-        observation = self._pictures()
-        for key, space in self._vectors.items():
+        observation = self._pictures(obs_mode)
+        for key, value in vectors.items():
+            low, high = self._bounds[key]
             # Inside its space, whatever the simulation did.
-            observation[key] = np.clip(vectors[key].astype(np.float32), space.low, space.high)
-        return observation, reward, info
+            observation[key] = np.clip(value.astype(np.float32), low, high)
+        return observation
 
-    def _pictures(self) -> Observation:
-        if self.obs_mode == "state":
+    def observation_space_of(self, obs_mode: str) -> spaces.Dict:
+        """The space of what ``observe`` returns."""
+        keys: tuple[str, ...] = ("observation", "achieved_goal", "desired_goal")
+        if obs_mode != "state":
+            keys = ("agent_pos", "goal")
+        vectors = {key: spaces.Box(*self._bounds[key]) for key in keys}
+        return spaces.Dict({**self._picture_spaces(obs_mode), **vectors})
+
+    def _pictures(self, obs_mode: str) -> Observation:
+        if obs_mode == "state":
             return {}
         images = self.take_pictures(self.cameras, self.image_size, self.shadows)
         values: dict[str, list[np.ndarray]] = {
             "pixels": [image.rgb for image in images],
             "depth": [image.depth for image in images],
         }
-        return {key: self._per_camera(values[key]) for key in OBS_MODES[self.obs_mode]}
+        return {key: self._per_camera(values[key]) for key in OBS_MODES[obs_mode]}
 
     def _per_camera(self, values: Sequence[Any]) -> Any:
         """One value as it is, several as a dict by the cameras' names."""
@@ -386,27 +412,30 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             return values[0]
         return {camera.name: value for camera, value in zip(self.cameras, values, strict=True)}
 
-    def _vector_spaces(self) -> dict[str, spaces.Box]:
+    @functools.cached_property
+    def _bounds(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The least and the most of the vectors that are observed, float32, by key."""
         task, size = self.task, len(self.task.end_effector.names)
         joint_low, joint_high = JOINT_LOW - 0.5, JOINT_HIGH + 0.5  # the physics gives way a little
         far, fast = np.full(2 * size, 4.0), np.full(7, 20.0)
         agent_low = np.concatenate([joint_low, JOINT_LOW, -far])
         agent_high = np.concatenate([joint_high, JOINT_HIGH, far])
-        if self.obs_mode != "state":
-            return {
-                "agent_pos": _box(agent_low, agent_high),
-                "goal": _box(task.goal_low[:-1], task.goal_high[:-1]),
-            }
-        return {
-            "observation": _box(
+        bounds = {
+            "agent_pos": (agent_low, agent_high),
+            "goal": (task.goal_low[:-1], task.goal_high[:-1]),
+            "observation": (
                 np.concatenate([agent_low, -fast, -task.privileged_high]),
                 np.concatenate([agent_high, fast, task.privileged_high]),
             ),
-            "achieved_goal": _box(task.goal_low, task.goal_high),
-            "desired_goal": _box(task.goal_low, task.goal_high),
+            "achieved_goal": (task.goal_low, task.goal_high),
+            "desired_goal": (task.goal_low, task.goal_high),
+        }
+        return {
+            key: (low.astype(np.float32), high.astype(np.float32))
+            for key, (low, high) in bounds.items()
         }
 
-    def _picture_spaces(self) -> dict[str, spaces.Space[Any]]:
+    def _picture_spaces(self, obs_mode: str) -> dict[str, spaces.Space[Any]]:
         height, width = self.image_size
         far = max(camera.far for camera in self.cameras)
         boxes = {
@@ -414,14 +443,10 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             "depth": spaces.Box(0.0, far, (height, width, 1), np.float32),
         }
         pictures: dict[str, spaces.Space[Any]] = {}
-        for key in OBS_MODES[self.obs_mode]:
+        for key in OBS_MODES[obs_mode]:
             space = self._per_camera([boxes[key]] * len(self.cameras))
             pictures[key] = spaces.Dict(space) if isinstance(space, dict) else space
         return pictures
-
-
-def _box(low: Array, high: Array) -> spaces.Box:
-    return spaces.Box(low.astype(np.float32), high.astype(np.float32))
 
 
 def _make_task(task: str, options: Mapping[str, Any]) -> Task:
