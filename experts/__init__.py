@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from experts.base import Expert
+from experts.base import Expert, Style
 from experts.planning import Plan
 from experts.push import PushExpert
 from experts.shelf import ShelfExpert
 from komo_envs.ids import find_spec
 
-__all__ = ["EXPERTS", "Expert", "Plan", "PushExpert", "ShelfExpert", "make_expert"]
+__all__ = ["EXPERTS", "Expert", "Plan", "PushExpert", "ShelfExpert", "Style", "make_expert"]
 
 EXPERTS: dict[str, type[Expert]] = {
     "komo_envs.tasks.push:Push": PushExpert,
@@ -17,12 +17,13 @@ EXPERTS: dict[str, type[Expert]] = {
 """The expert of each task, by the ``task`` that its ids are registered with."""
 
 
-def make_expert(env_id: str, draw_side: bool = False) -> Expert:
+def make_expert(env_id: str, draw_side: bool = False, diverse: bool = False) -> Expert:
     """The expert for a registered env; ``attach`` it to one before use.
 
     Args:
         env_id: A registered id, or ``"module:Id"``.
         draw_side: See ``Expert``.
+        diverse: See ``Expert``.
 
     Raises:
         ValueError: there is none, or no such env.
@@ -30,4 +31,4 @@ def make_expert(env_id: str, draw_side: bool = False) -> Expert:
     task = find_spec(env_id).kwargs.get("task")
     if task not in EXPERTS:
         raise ValueError(f"env: {env_id!r} has no expert: its task, {task!r}, is not in EXPERTS")
-    return EXPERTS[task](draw_side)
+    return EXPERTS[task](draw_side, diverse)

@@ -13,8 +13,8 @@ from komo_envs.scene import Array, Body, Pose
 from komo_envs.worlds.panda import GRIPPER, load_panda
 from komo_envs.worlds.rai import quiet, ry
 
-EQ, INEQ = ry.OT.eq, ry.OT.ineq
-"""The kinds of constraints: an objective is zero, or at most zero."""
+EQ, INEQ, SOS = ry.OT.eq, ry.OT.ineq, ry.OT.sos
+"""The kinds of objectives: it is zero, it is at most zero, its square is a cost."""
 SLICES = 12
 """Configurations that KOMO optimises in each phase."""
 # Measured on random scenes: these solve the problems of this package fastest.

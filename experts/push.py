@@ -47,6 +47,7 @@ ASTRAY = 0.03  # m between the commanded tip and its plan: someone else has move
 
 ROUTE_REACH = (0.34, 0.68)  # m from the base, where a puck can be pushed around an obstacle
 MARGINS = (0.014, 0.008, 0.002)  # m between puck and obstacles, the widest that there is a way for
+BEND = 0.25  # m aside for each m of the way, where a by-way bends
 STICK_MARGIN = 0.003  # m between stick and obstacles
 VIAS = 4  # points, equally far apart along the way, that a plan's push goes by
 
@@ -107,6 +108,7 @@ class PushExpert(Expert):
         over, risen = [0, 0, CLEAR_HEIGHT], [0, 0, CLEAR_HEIGHT + 0.01]
         behind, away = [*(start - 0.012 * d), 0], [*(end - 0.04 * last_d), 0]
 
+        self.add_style(problem, tip, np.array([*start, CLEAR_HEIGHT]))
         add("stick vertical", EQ, [], ry.FS.vectorZ, stick, level)
         add("tip above the table", INEQ, [], at, stick, down, [0, 0, TABLE_TOP + 0.008])
         for body in fixed[1:]:
@@ -137,11 +139,23 @@ class PushExpert(Expert):
         for margin in MARGINS:
             circles = obstacles + (puck_radius(env.scene) + margin) * radius
             routes = find_routes(puck, target, circles, BASE, ROUTE_REACH, _contact(env), stick)
-            if self.side in routes:
-                return routes[self.side]
+            if self.style.side in routes:
+                return routes[self.style.side]
             if routes:  # the left one comes first, so it is taken where they are equal
-                return min(routes.values(), key=lambda route: round(route.length, 6))
+                chosen = min(routes.values(), key=lambda route: round(route.length, 6))
+                return self._bent(chosen, env)
         return Route([puck, target])
+
+    def _bent(self, route: Route, env: KomoEnv) -> Route:
+        """The way, or the by-way that the style asks for: while the puck is where it started."""
+        start, end = route.points[0], route.points[-1]
+        untouched = np.linalg.norm(start - env.scene["puck"]) <= MOVED
+        if not self.style.bend or "obstacles" in env.scene or not untouched:
+            return route
+        along = end - start
+        via = (start + end) / 2 + self.style.bend * BEND * np.array([-along[1], along[0]])
+        low, high = ROUTE_REACH
+        return Route([start, via, end]) if low <= np.linalg.norm(via - BASE) <= high else route
 
     def _replan(self, env: KomoEnv) -> Array:
         """Plan, and do the plan's first step; stay where there is none."""

@@ -109,6 +109,8 @@ class ShelfExpert(Expert):
                 add("withdraw in line", EQ, during, at, hook, xz, corner[:3])
                 add("withdraw", INEQ, end, at, hook, y, [0, view.mouth, 0])
             elif phase == "approach":
+                if i == 0:
+                    self.add_style(problem, corner[:3], np.array([aside, view.mouth, HOOK_HEIGHT]))
                 add("stay outside", INEQ, during, at, hook, y, [0, view.mouth, 0])
                 if corner[1] < BEFORE_LIP and corner[2] < FLOOR + 0.02:
                     before, then = [i, i + 0.6], [i + 0.6, i + 1]
@@ -191,9 +193,9 @@ class ShelfExpert(Expert):
         left, right = view.gaps
         if min(left, right) < LANE:
             return 1.0 if right > left else -1.0
-        if self.side is None:
+        if self.style.side is None:
             return 1.0 if view.cuboid[2] >= 0 else -1.0
-        return 1.0 if self.side == RIGHT else -1.0
+        return 1.0 if self.style.side == RIGHT else -1.0
 
 
 class _View:

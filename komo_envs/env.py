@@ -158,6 +158,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
                 )
             self.metadata = {**self.metadata, "render_modes": ["rgb_array"]}
         self.task = _make_task(task, options)
+        self._same_task = {"task": task, "control_mode": control_mode, **options}
         self.task_description = self.task.description
         self.obs_mode = obs_mode
         self.control_mode = control_mode
@@ -183,6 +184,13 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self.actions: list[np.ndarray] = []
         """What was done since the reset: with the scene, it brings about the same state again."""
         self._success_steps = 0
+
+    def make_twin(self) -> KomoEnv:
+        """Another env of the same task and control mode, which observes the state.
+
+        After a reset to the same scene and the same ``actions``, it is in the same state.
+        """
+        return KomoEnv(**self._same_task)
 
     @property
     def state(self) -> WorldState:
