@@ -134,6 +134,7 @@ class Controller:
             action = self.coordinates(q)
             if mode == "ee_delta":
                 action = (action - self._ee_command) / self._ee.step
+                action /= max(1.0, float(np.abs(action).max()))  # in a straight line, as in ee
         low, high = self.action_spaces[mode].low, self.action_spaces[mode].high
         return np.clip(action.astype(np.float32), low, high)
 

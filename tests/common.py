@@ -1,8 +1,11 @@
-"""Rolling an env out, and comparing what it observes bit for bit."""
+"""Rolling an env out, comparing what it observes bit for bit, and watching processes."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -40,3 +43,23 @@ def random_rollout(env: gym.Env[Any, Any], seed: int, steps: int) -> list[str]:
         observation, reward, *_ = env.step(action)
         digests.append(digest({"observation": observation, "reward": reward}))
     return digests
+
+
+def wait_for(condition, seconds: float = 60) -> Any:
+    """What ``condition()`` returns, as soon as that is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("waited in vain")
+
+
+def workers_of(pid: int) -> list[int]:
+    """The worker processes of a run that are alive."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):  # it has ended since
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found

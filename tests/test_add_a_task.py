@@ -82,6 +82,15 @@ def test_the_harness_scores_it(folder: Path) -> None:
     assert random.returncode == 0, random.stderr
     assert f"{ENV}: 2 x timeout" in random.stdout
 
+    # Its demonstrations are collected and replayed like any others.
+    words = ("-m", "experts.collect", "--env", ENV, "--episodes", "2", "--out", "demos.h5")
+    for command in (words, ("-m", "experts.replay", "demos.h5")):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert "2 of 2 demonstrations come out the same" in done.stdout
+
     # An interrupted run goes on, unless the task has changed.
     (folder / "out/result.json").unlink()
     log = folder / "out/episodes.jsonl"

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import gymnasium as gym
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+from common import wait_for, workers_of
 
 from benchmark import rollout
 from benchmark.episode_log import EpisodeLog
@@ -66,26 +66,6 @@ def read(folder: Path) -> dict[str, Any]:
 def log_lines(folder: Path) -> list[str]:
     log = folder / "episodes.jsonl"
     return log.read_text().splitlines() if log.exists() else []
-
-
-def wait_for(condition, seconds: float = 60) -> Any:
-    """What ``condition()`` returns, as soon as that is true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.01)
-    raise AssertionError("waited in vain")
-
-
-def workers_of(pid: int) -> list[int]:
-    """The worker processes of a run that are alive."""
-    found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        with contextlib.suppress(OSError):  # it has ended since
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(int(child))
-    return found
 
 
 EXPERT = ("--policy", "expert", "--env", ENV, "--episodes", EPISODES)

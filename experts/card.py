@@ -1,0 +1,193 @@
+"""The data card of a file of demonstrations, with a contact sheet and a short video beside it."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import imageio.v2 as imageio
+import numpy as np
+from numpy.typing import NDArray
+
+from experts.demos import DemoFile
+from komo_envs.tools.files import replacing, write_text
+from komo_envs.tools.stats import wilson
+
+Picture = NDArray[np.uint8]
+
+SHEET = (6, 8)
+"""Demonstrations of the contact sheet, and pictures of each."""
+FILM = (3, 4)
+"""Rows and columns of demonstrations that the video shows at once."""
+FILM_ZOOM = 2
+FPS = 10
+
+TEXT = """\
+# {name}
+
+{count} demonstrations of `{env_id}` (suite {suite}), {successes} of which end in success: {rate}.
+The others are here too; `mask/successful` names those that succeed.
+
+![{shown} demonstrations, from their beginning to their end]({stem}.png)
+
+The first {filmed} as a video: [{stem}.mp4]({stem}.mp4)
+
+| | |
+| --- | --- |
+| collected with | `{command}` |
+| training seeds | {first} to {last} |
+| steps of 0.1 s | {steps} in all; {median:g} in the median, {least} to {most} |
+| size | {megabytes:.1f} MB, {each:.2f} MB a demonstration |
+| images | {images} |
+| acted in | `{mode}`; actions are there in every control mode |
+| disturbed by | {noise} |
+| styles | {styles} |
+| failures at a distance of | {distances} |
+| versions | {versions} |
+| machine | {machine} |
+| written | {date} |
+
+The layout is described in `experts/demos.py`. Played again on such a machine and these versions
+(`python -m experts.replay {name}`), states and images come out the same, bit for bit.
+"""
+
+
+@dataclass(frozen=True)
+class _Counts:
+    successes: list[bool]
+    lengths: list[int]
+    distances: list[float]
+    styles: Counter[str]
+
+
+def write_card(file: DemoFile) -> None:
+    """Write card, contact sheet and video beside a file, with its name.
+
+    Raises:
+        OSError: One cannot be written.
+    """
+    beside = file.path.with_suffix
+    pictures = [_pictures(file, index) for index in range(min(len(file), FILM[0] * FILM[1]))]
+    with replacing(beside(".png")) as scratch:
+        imageio.imwrite(scratch, _contact_sheet(pictures[: SHEET[0]]))
+    with replacing(beside(".mp4")) as scratch:
+        imageio.mimwrite(scratch, _film(pictures), fps=FPS, macro_block_size=1)
+    write_text(beside(".md"), _text(file))
+
+
+def summary(file: DemoFile) -> str:
+    """The file in one line."""
+    counts = _count(file)
+    size = file.path.stat().st_size / len(file) / 1e6
+    return (
+        f"{file.path}: {len(file)} demonstrations of {file.env_id}, "
+        f"{sum(counts.successes)} succeed ({_rate(counts.successes)}), {size:.2f} MB each."
+    )
+
+
+def _count(file: DemoFile) -> _Counts:
+    counts = _Counts([], [], [], Counter())
+    for index in range(len(file)):
+        group = file.group(index)
+        counts.successes.append(bool(group.attrs["success"]))
+        counts.lengths.append(int(group.attrs["num_samples"]))
+        counts.distances.append(float(group["distances"][-1]))
+        counts.styles[str(group.attrs["style"])] += 1
+    return counts
+
+
+def _rate(successes: list[bool]) -> str:
+    low, high = wilson(sum(successes), len(successes))
+    return f"{sum(successes) / len(successes):.1%} [{low * 100:.1f}, {high * 100:.1f}]"
+
+
+def _text(file: DemoFile) -> str:
+    counts, recipe = _count(file), file.recipe
+    options: dict[str, Any] = file.env_args["env_kwargs"]
+    first, end = recipe["seeds"]
+    size = file.path.stat().st_size
+    failed = [d for d, ok in zip(counts.distances, counts.successes, strict=True) if not ok]
+    side = options["image_size"]
+    return TEXT.format(
+        name=file.path.name,
+        stem=file.path.stem,
+        count=len(file),
+        env_id=file.env_id,
+        suite=file.suite,
+        successes=sum(counts.successes),
+        rate=f"{_rate(counts.successes)}, a 95 % Wilson interval",
+        shown=min(len(file), SHEET[0]),
+        filmed=min(len(file), FILM[0] * FILM[1]),
+        command=command(file),
+        first=first,
+        last=end - 1,
+        steps=sum(counts.lengths),
+        median=float(np.median(counts.lengths)),
+        least=min(counts.lengths),
+        most=max(counts.lengths),
+        megabytes=size / 1e6,
+        each=size / len(file) / 1e6,
+        images=f"RGB and depth (mm), {side} x {side}, of {', '.join(options['cameras'])}",
+        mode=file.control_mode,
+        noise=f"{recipe['noise'] * 1000:g} mm, which the actions do not contain"
+        if file.perturbed
+        else "nothing",
+        styles=f"{len(counts.styles)} drawn" if recipe["diverse"] else "the expert's own choice",
+        distances=", ".join(f"{d * 100:.1f} cm" for d in failed[:20]) or "none",
+        versions=", ".join(f"{name} {v[:12]}" for name, v in file.head["versions"].items()),
+        machine=", ".join(f"{name}: {value}" for name, value in file.head["machine"].items()),
+        date=f"{datetime.now(timezone.utc):%Y-%m-%d}",
+    )
+
+
+def command(file: DemoFile) -> str:
+    """The command line that collects the same demonstrations."""
+    recipe = file.recipe
+    first, end = recipe["seeds"]
+    words = ["python", "-m", "experts.collect", "--env", recipe["env"], "--out", file.path.name]
+    words += ["--episodes", str(end - first)]
+    if first:
+        words += ["--first-seed", str(first)]
+    words += ["--control-mode", recipe["control_mode"], "--image-size", str(recipe["image_size"])]
+    words += ["--cameras", *recipe["cameras"]]
+    if recipe["noise"]:
+        words += ["--noise", f"{recipe['noise']:g}"]
+    if recipe["diverse"]:
+        words += ["--diverse"]
+    return shlex.join(words)
+
+
+def _pictures(file: DemoFile, index: int) -> Picture:
+    """What the first camera saw, (T, H, W, 3)."""
+    pixels = file.group(index)["obs/pixels"]
+    cameras = file.env_args["env_kwargs"]["cameras"]
+    images: Picture = (pixels[cameras[0]] if len(cameras) > 1 else pixels)[:]
+    return images
+
+
+def _contact_sheet(demos: list[Picture]) -> Picture:
+    """A row for each demonstration, equally long steps apart from its start to its end."""
+    rows = []
+    for images in demos:
+        moments = np.linspace(0, len(images) - 1, SHEET[1]).round().astype(int)
+        rows.append(np.concatenate(images[moments], axis=1))
+    return np.concatenate(rows)
+
+
+def _film(demos: list[Picture]) -> list[Any]:
+    """All at once, side by side, each still once it has ended."""
+    blank = np.full_like(demos[0], 255)
+    shown = demos + [blank] * (-len(demos) % FILM[1])
+    frames = []
+    for step in range(max(map(len, shown))):
+        now = [images[min(step, len(images) - 1)] for images in shown]
+        lines = [
+            np.concatenate(now[start : start + FILM[1]], axis=1)
+            for start in range(0, len(now), FILM[1])
+        ]
+        frame = np.concatenate(lines)
+        frames.append(frame.repeat(FILM_ZOOM, axis=0).repeat(FILM_ZOOM, axis=1))
+    return frames

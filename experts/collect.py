@@ -1,0 +1,312 @@
+"""Collect demonstrations: ``python -m experts.collect --env KomoPush-v0 --out demos/push.h5``."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experts.card import summary, write_card
+from experts.demos import DemoFile, demo_bytes, write_head
+from experts.recorder import Recipe, Recorder
+from komo_envs.ids import find_spec
+from komo_envs.suite import TRAIN
+from komo_envs.tools import provenance
+from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.files import replacing
+from komo_envs.tools.workers import ATTEMPTS, WorkerError, Workers
+
+MODULE = "experts.collect"
+SOURCES = ("komo_envs", "experts")
+"""The packages whose source decides what a demonstration is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Recipe):
+    """Collect an expert's demonstrations. The same command goes on where it stopped.
+
+    Beside the file come a data card, a contact sheet and a short video of the same name.
+    """
+
+    out: Path
+    """The HDF5 file. Until it is complete, the folder of this name with .parts keeps what there is;
+    putting it together takes as much room again."""
+    episodes: int = 1000
+    """How many, one for each seed. All are kept, those that fail too: mask/successful in the file
+    names the others."""
+    first_seed: int = 0
+    """Of the training seeds."""
+    workers: int | None = None
+    """Processes that collect; as many as there are cores if not given. They change nothing else."""
+
+
+def main() -> None:
+    """The command."""
+    # What a scheduler sends when time is up, answered like Ctrl-C: by a KeyboardInterrupt.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments = parse(Arguments, MODULE)
+    parts = Parts(arguments.out)
+    try:
+        head = check(arguments)
+        with parts.opened(head):
+            if not arguments.out.exists():
+                collect(arguments, head, parts)
+            with DemoFile(arguments.out) as file:
+                write_card(file)
+                text = summary(file)
+            parts.remove()
+    except ValueError as error:
+        fail(MODULE, error)
+    except KeyboardInterrupt:
+        fail(MODULE, f"interrupted; {parts}", code=130)
+    except (WorkerError, OSError, RuntimeError) as error:
+        fail(MODULE, f"stopped: {error}; {parts}", code=1)
+    with printing(MODULE, f"{arguments.out} is complete"):
+        print(text)
+
+
+def check(arguments: Arguments) -> dict[str, Any]:
+    """Check the arguments, and what is there already.
+
+    Returns:
+        What the file is to say of all its demonstrations.
+
+    Raises:
+        ValueError: An argument is wrong, or the file is there and holds something else.
+    """
+    try:
+        find_spec(arguments.env)
+    except ValueError as error:
+        raise ValueError(f"--env {error}") from None
+    if arguments.out.suffix != ".h5":
+        raise ValueError(f"--out {arguments.out}: expected a name that ends in .h5")
+    for name, least in (("episodes", 1), ("workers", 1), ("noise", 0.0)):
+        value = getattr(arguments, name)
+        if value is not None and not least <= value < float("inf"):
+            raise ValueError(f"--{name} {value}: expected {least} or more")
+    seeds = seeds_of(arguments)
+    if seeds.start < TRAIN.start or seeds.stop > TRAIN.stop:
+        raise ValueError(
+            f"--first-seed {seeds.start}: expected seeds from {TRAIN.start} to {TRAIN.stop - 1}, "
+            f"those of training; {len(seeds)} episodes would take those up to {seeds.stop - 1}"
+        )
+    recipe = recipe_of(arguments)
+    try:
+        recorder = Recorder(recipe)
+        recorder.close()
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--env {arguments.env}: {error}") from error
+    head = {
+        "env_args": recorder.env_args,
+        "recipe": {**asdict(recipe), "seeds": [seeds.start, seeds.stop]},
+        "versions": provenance.versions([arguments.env], SOURCES),
+        "machine": provenance.machine(),
+    }
+    head = json.loads(json.dumps(head))  # as it will be read again
+    if arguments.out.exists():
+        with DemoFile(arguments.out) as file:
+            _check_same(arguments.out, file.head, head)
+    return head
+
+
+def recipe_of(arguments: Arguments) -> Recipe:
+    """The part of the arguments that decides what demonstrations are."""
+    return Recipe(**{field.name: getattr(arguments, field.name) for field in fields(Recipe)})
+
+
+def seeds_of(arguments: Arguments) -> range:
+    """One for each demonstration."""
+    return range(arguments.first_seed, arguments.first_seed + arguments.episodes)
+
+
+def _check_same(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    for name, value in here.items():
+        if there.get(name) != value:
+            old, new = there.get(name), value
+            if isinstance(old, dict):
+                old = {key: part for key, part in old.items() if new.get(key) != part}
+                new = {key: value.get(key) for key in old or value}
+            raise ValueError(
+                f"--out {path}: holds demonstrations with other {name}: {old} there, {new} here; "
+                "choose another file"
+            )
+
+
+class Parts:
+    """The folder of what is finished while a file is collected: one small file a demonstration."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self.folder = out.with_name(f"{out.name}.parts")
+
+    def __str__(self) -> str:
+        """What there is, for who wants to go on."""
+        count = len(list(self.folder.glob("[0-9]*.h5")))
+        return f"{count} demonstrations are kept, and the same command goes on"
+
+    @contextmanager
+    def opened(self, head: dict[str, Any]) -> Iterator[None]:
+        """The folder, made or found, and this run's alone.
+
+        Raises:
+            ValueError: It cannot be written to, holds another collection, or another run writes.
+        """
+        setup = self.folder / "setup.json"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("wb")
+        except OSError as error:
+            raise ValueError(f"--out {self._out}: cannot be written to: {error.strerror}") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"--out {self._out}: another run is writing there") from None
+            if setup.exists():
+                _check_same(self.folder, json.loads(setup.read_text()), head)
+            else:
+                with replacing(setup) as scratch:
+                    scratch.write_text(json.dumps(head))
+            for scratch in self.folder.glob(".*.h5"):  # of a process that was killed
+                scratch.unlink()
+            yield
+
+    def file(self, seed: int) -> Path:
+        """Of the demonstration of a seed."""
+        return self.folder / f"{seed}.h5"
+
+    def remove(self) -> None:
+        """Be done with it: the file has it all."""
+        shutil.rmtree(self.folder)
+
+
+class PartRecorder:
+    """What a worker has: it records demonstrations into files of their own.
+
+    Args:
+        recipe: Of the demonstrations.
+        parts: Where they go.
+    """
+
+    def __init__(self, recipe: Recipe, parts: Parts) -> None:
+        self._recorder = Recorder(recipe)
+        self._mode = recipe.control_mode
+        self._parts = parts
+
+    def play(self, seed: int) -> bool:
+        """Record the demonstration of a seed; whether it succeeds."""
+        demo = self._recorder.record(seed)
+        with replacing(self._parts.file(seed)) as scratch:
+            scratch.write_bytes(demo_bytes(demo, self._mode))
+        return demo.success
+
+    def close(self) -> None:
+        """Close the env."""
+        self._recorder.close()
+
+
+def collect(arguments: Arguments, head: dict[str, Any], parts: Parts) -> None:
+    """Record what is missing, and put it all together.
+
+    Raises:
+        WorkerError: A worker cannot go on.
+        OSError: A file cannot be written.
+    """
+    seeds = seeds_of(arguments)
+    done = {seed: _succeeds(parts.file(seed)) for seed in seeds if parts.file(seed).exists()}
+    missing = [(seed,) for seed in seeds if seed not in done]
+    workers = min(arguments.workers or provenance.usable_cores(), len(missing))
+    with (
+        Workers(workers, partial(PartRecorder, recipe_of(arguments), parts)) as pool,
+        Progressing(len(seeds), done) as display,
+    ):
+        for played in pool.play(missing):
+            [seed] = played.task
+            if played.answer is None:
+                raise WorkerError(
+                    f"seed {seed}: {ATTEMPTS} worker processes died, the last one with "
+                    f"{played.last_death}"
+                )
+            display.add(played.answer)
+    assemble(arguments.out, seeds, head, parts)
+
+
+def _succeeds(part: Path) -> bool:
+    with h5py.File(part, "r") as file:
+        return bool(file["demo"].attrs["success"])
+
+
+def assemble(out: Path, seeds: range, head: dict[str, Any], parts: Parts) -> None:
+    """Put the parts together into one file, whose bytes depend on nothing but them.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    size = sum(parts.file(seed).stat().st_size for seed in seeds)
+    free = shutil.disk_usage(parts.folder).free
+    if free < size * 1.05:
+        raise OSError(
+            f"{out}: {size / 1e6:.0f} MB are needed to put it together, "
+            f"and {free / 1e6:.0f} MB are free"
+        )
+    with replacing(out) as scratch, h5py.File(scratch, "w") as file:
+        data = file.create_group("data")
+        for index, seed in enumerate(seeds):
+            with h5py.File(parts.file(seed), "r") as part:
+                part.copy("demo", data, name=f"demo_{index}")  # as it is packed
+        write_head(file, head)
+
+
+class Progressing:
+    """A bar on stderr with the success rate, the pace and the time left; lines in a log file."""
+
+    def __init__(self, total: int, done: dict[int, bool]) -> None:
+        self._total, self._before = total, len(done)
+        self._count, self._successes = len(done), sum(done.values())
+        self._bar = Progress(
+            TextColumn("Collecting"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("", total=total, completed=len(done), rate="")
+
+    def __enter__(self) -> Progressing:
+        self._started = time.monotonic()
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def add(self, success: bool) -> None:
+        """Count a demonstration."""
+        self._count += 1
+        self._successes += success
+        pace = 60 * (self._count - self._before) / (time.monotonic() - self._started)
+        rate = f"{self._successes / self._count:.1%} success, {pace:.0f} a minute"
+        self._bar.update(self._task, advance=1, rate=rate)
+        done, total = self._count, self._total
+        if self._bar.disable and done * 10 // total > (done - 1) * 10 // total:
+            line = f"{done} of {total} demonstrations, {rate}"
+            print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""The demonstration format: an HDF5 file in robomimic's layout, lossless.
+
+    data                    attributes: format, version, suite, total, and in JSON env_args, recipe,
+                            versions, machine
+      demo_0                attributes: num_samples (T), seed, scene, style, success, terminated
+        obs/KEY             (T, ...) before each action, by the keys of the env's observations:
+          pixels            uint8 (T, H, W, 3); with several cameras, pixels/front and so on
+          depth             uint16 (T, H, W, 1), mm, 0 where nothing is seen
+          agent_pos, goal   float32, what a robot knows (obs_mode "rgb", "depth", "rgbd")
+          observation, achieved_goal, desired_goal     float32, privileged (obs_mode "state")
+        final_obs/KEY       (1, ...) the same after the last action
+        states              float64 (T, S), the whole state of the world: see ``pack_state``
+        final_state         float64 (1, S)
+        action_dict/MODE    float32 (T, A), what the expert wants, in every control mode
+        actions             that of the env's own control mode, the same data
+        executed_actions    float32 (T, A), what was done in the env's own control mode
+        rewards             float64 (T,), sparse
+        dones               bool (T,), true at the end
+        reward_terms/NAME   float64 (T,), terms of the dense reward
+        successes           bool (T,), info["is_success"] after each action
+        distances           float64 (T,), m, info["distance"] after each action
+      demo_1 ...
+    mask/successful         names of the demonstrations that end in success
+
+Every array but pixels and depth is what the env gave, bit for bit; depth is rounded to mm.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from komo_envs.ids import find_spec
+from komo_envs.suite import SUITE
+from komo_envs.tasks import Scene
+from komo_envs.worlds import WorldState
+
+FORMAT = "komo-envs demonstrations"
+VERSION = 1
+
+HEAD = ("env_args", "recipe", "versions", "machine")
+"""What a file says of all its demonstrations, as attributes of ``data`` in JSON."""
+
+Arrays = dict[str, NDArray[Any]]
+"""Arrays by name; a ``/`` in a name is a group of the file."""
+
+# Measured on both tasks: several frames a chunk are a third smaller than one, since frames are
+# much alike; more than 8 gain little, and a reader of single frames has to unpack them all.
+FRAMES_PER_CHUNK = 8
+GZIP_LEVEL = 6
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One demonstration of T actions."""
+
+    seed: int
+    """Of its scene, and of all that was drawn on the way."""
+    scene: Scene
+    style: dict[str, Any]
+    """How the expert went about it: the fields of ``experts.Style``."""
+    success: bool
+    """At its end."""
+    terminated: bool
+    """Whether success ended it, not the time limit."""
+    obs: Arrays
+    """What was observed before each action, and after the last one: (T + 1, ...) each."""
+    states: NDArray[np.float64]
+    """(T + 1, S), see ``pack_state``."""
+    actions: Arrays
+    """What the expert wants, by control mode: (T, A) each."""
+    executed: NDArray[np.float32]
+    """(T, A), what was done, in the env's own control mode."""
+    rewards: NDArray[np.float64]
+    """(T,)"""
+    reward_terms: Arrays
+    """(T,) each, by name."""
+    successes: NDArray[np.bool_]
+    """(T,), after each action."""
+    distances: NDArray[np.float64]
+    """(T,), m, after each action."""
+
+    def __len__(self) -> int:
+        return len(self.executed)
+
+
+def pack_state(state: WorldState) -> NDArray[np.float64]:
+    """The state of a world with N bodies as (98 + 13 N,).
+
+    Time, q (7), qdot (7), link poses (11 x 7), body poses (N x 7), body velocities (N x 6).
+    """
+    parts = (state.link_poses, state.body_poses, state.body_velocities)
+    return np.concatenate([[state.time], state.q, state.qdot, *(part.ravel() for part in parts)])
+
+
+_BEFORE_BODIES = 1 + 7 + 7 + 11 * 7
+
+
+def unpack_state(row: NDArray[np.float64]) -> WorldState:
+    """The inverse of ``pack_state``."""
+    bodies = (len(row) - _BEFORE_BODIES) // 13
+    poses = _BEFORE_BODIES + 7 * bodies
+    return WorldState(
+        time=float(row[0]),
+        q=row[1:8],
+        qdot=row[8:15],
+        link_poses=row[15:_BEFORE_BODIES].reshape(11, 7),
+        body_poses=row[_BEFORE_BODIES:poses].reshape(bodies, 7),
+        body_velocities=row[poses:].reshape(bodies, 6),
+    )
+
+
+def flatten(observation: Mapping[str, Any]) -> Arrays:
+    """An observation as the file keeps it: images of several cameras by ``/``, depth in mm."""
+    flat: Arrays = {}
+    for key, value in observation.items():
+        images = value if isinstance(value, Mapping) else {"": value}
+        for camera, image in images.items():
+            name = f"{key}/{camera}" if camera else key
+            in_mm = np.round(image * 1000.0).astype(np.uint16) if key == "depth" else image
+            flat[name] = in_mm
+    return flat
+
+
+def write_demo(group: h5py.Group, demo: Demo, mode: str) -> None:
+    """Write a demonstration into an empty group.
+
+    Args:
+        group: Of the file.
+        demo: To write.
+        mode: The env's own control mode.
+    """
+    attributes = {
+        "num_samples": len(demo),
+        "seed": demo.seed,
+        "scene": json.dumps(demo.scene),
+        "style": json.dumps(demo.style),
+        "success": demo.success,
+        "terminated": demo.terminated,
+    }
+    for name, value in attributes.items():
+        group.attrs[name] = value
+    for name, array in demo.obs.items():
+        _write(group, f"obs/{name}", array[:-1])
+        _write(group, f"final_obs/{name}", array[-1:])
+    _write(group, "states", demo.states[:-1])
+    _write(group, "final_state", demo.states[-1:])
+    for name, array in demo.actions.items():
+        _write(group, f"action_dict/{name}", array)
+    group["actions"] = group[f"action_dict/{mode}"]  # a hard link: the same data
+    _write(group, "executed_actions", demo.executed)
+    _write(group, "rewards", demo.rewards)
+    _write(group, "dones", np.arange(len(demo)) == len(demo) - 1)
+    for name, array in demo.reward_terms.items():
+        _write(group, f"reward_terms/{name}", array)
+    _write(group, "successes", demo.successes)
+    _write(group, "distances", demo.distances)
+
+
+def _write(group: h5py.Group, name: str, array: NDArray[Any]) -> None:
+    frames = len(array) if array[0].nbytes < 1024 else min(len(array), FRAMES_PER_CHUNK)
+    # Neighbouring bytes of wide numbers differ; the shuffle brings those of one rank together.
+    group.create_dataset(
+        name,
+        data=array,
+        chunks=(frames, *array.shape[1:]),
+        compression="gzip",
+        compression_opts=GZIP_LEVEL,
+        shuffle=array.dtype.itemsize >= 4,
+    )
+
+
+def read_demo(group: h5py.Group) -> Demo:
+    """Read what ``write_demo`` has written."""
+
+    def arrays(name: str) -> Arrays:
+        found: Arrays = {}
+        group[name].visititems(
+            lambda key, item: (
+                found.update({key: item[:]}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+        return found
+
+    obs, final = arrays("obs"), arrays("final_obs")
+    return Demo(
+        seed=int(group.attrs["seed"]),
+        scene=json.loads(group.attrs["scene"]),
+        style=json.loads(group.attrs["style"]),
+        success=bool(group.attrs["success"]),
+        terminated=bool(group.attrs["terminated"]),
+        obs={name: np.concatenate([obs[name], final[name]]) for name in obs},
+        states=np.concatenate([group["states"][:], group["final_state"][:]]),
+        actions=arrays("action_dict"),
+        executed=group["executed_actions"][:],
+        rewards=group["rewards"][:],
+        reward_terms=arrays("reward_terms"),
+        successes=group["successes"][:],
+        distances=group["distances"][:],
+    )
+
+
+def demo_bytes(demo: Demo, mode: str) -> bytes:
+    """A file in memory with nothing but one demonstration, in the group ``demo``."""
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        write_demo(file.create_group("demo"), demo, mode)
+    return memory.getvalue()
+
+
+def write_head(file: h5py.File, head: Mapping[str, Any]) -> None:
+    """Write what a file says of all its demonstrations, which it already has.
+
+    Args:
+        file: Has the group ``data``.
+        head: ``env_args``, ``recipe``, ``versions`` and ``machine``, of what JSON knows.
+    """
+    data = file["data"]
+    samples = [data[f"demo_{i}"].attrs["num_samples"] for i in range(len(data))]
+    attributes = {"format": FORMAT, "version": VERSION, "suite": SUITE, "total": sum(samples)}
+    for name, value in attributes.items():
+        data.attrs[name] = value
+    for name, value in head.items():
+        data.attrs[name] = json.dumps(value)
+    successful = [f"demo_{i}" for i in range(len(data)) if data[f"demo_{i}"].attrs["success"]]
+    file.create_dataset("mask/successful", data=np.array(successful, dtype="S"))
+
+
+class DemoFile:
+    """A file of demonstrations, open for reading. A context, and a sequence of ``Demo``.
+
+    Raises:
+        ValueError: It is no such file, or one of another version of the format.
+        OSError: It cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise ValueError(f"{path}: expected a file of demonstrations; there is none")
+        try:
+            self._file = h5py.File(path, "r")
+        except OSError as error:
+            raise ValueError(f"{path}: is no HDF5 file, or not a whole one") from error
+        try:
+            attributes = dict(self._file["data"].attrs)
+            kind = (attributes["format"], int(attributes["version"]))
+            self.head = {name: json.loads(attributes[name]) for name in HEAD}
+            self.suite = str(attributes["suite"])
+        except (KeyError, ValueError, AttributeError) as error:
+            self._file.close()
+            raise ValueError(f"{path}: holds no demonstrations of komo-envs: {error}") from error
+        if kind != (FORMAT, VERSION):
+            self._file.close()
+            raise ValueError(f"{path}: is {kind[0]}, version {kind[1]}; expected {VERSION}")
+
+        self.env_args: dict[str, Any] = self.head["env_args"]
+        self.recipe: dict[str, Any] = self.head["recipe"]
+
+    def __enter__(self) -> DemoFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._file["data"])
+
+    def __getitem__(self, index: int) -> Demo:
+        return read_demo(self.group(index))
+
+    def __iter__(self) -> Iterator[Demo]:
+        return (self[index] for index in range(len(self)))
+
+    def group(self, index: int) -> h5py.Group:
+        """The group of a demonstration, to read single arrays of it.
+
+        Raises:
+            IndexError: There is none.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.path}: demonstration {index}; there are {len(self)}")
+        return self._file[f"data/demo_{index}"]
+
+    @property
+    def env_id(self) -> str:
+        """Of the env that they were collected in."""
+        return str(self.env_args["env_name"])
+
+    @property
+    def control_mode(self) -> str:
+        """Of that env: of ``executed_actions``, and of ``actions``."""
+        return str(self.env_args["env_kwargs"]["control_mode"])
+
+    @property
+    def perturbed(self) -> bool:
+        """Whether something else was done than the expert wanted."""
+        return bool(self.recipe["noise"])
+
+    def make_env(self, **options: Any) -> gym.Env[Any, Any]:
+        """The env that they were collected in, or that with other options."""
+        find_spec(self.env_id)  # imports the module of a task from elsewhere
+        kwargs = {**self.env_args["env_kwargs"], **options}
+        return gym.make(self.env_id, disable_env_checker=True, **kwargs)

@@ -1,0 +1,165 @@
+"""Recording: an expert plays an episode, and all that a student may need is kept."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+
+from experts import Expert, make_expert
+from experts.demos import Demo, flatten, pack_state
+from komo_envs.control import CONTROL_MODES
+from komo_envs.env import KomoEnv
+from komo_envs.scene import Array
+
+NOISE_CORRELATION = 0.8
+"""Of the disturbance in one period with that in the last: it wanders, and does not shake."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What decides how demonstrations come out, besides their seeds."""
+
+    env: str
+    """Id of the environment, or module:Id."""
+    control_mode: str = "ee"
+    """joint, ee or ee_delta: what the expert acts in. The file has the actions of all three; in ee
+    they all make the same motion, in joint the expert takes postures that the others do not."""
+    image_size: int = 96
+    """Side of the images, in pixels."""
+    cameras: tuple[str, ...] = ("front",)
+    """Names of the cameras: front, wrist."""
+    noise: float = 0.0
+    """Standard deviation in m of a disturbance that is added to what the expert wants the tool to
+    do, while its own corrections are what is recorded (of a rotation, as many rad as its limit of
+    speed is of the position's)."""
+    diverse: bool = False
+    """Draw how the expert goes about it: on which side, by which by-way, with which posture (which
+    shows in control mode joint alone)."""
+
+
+class Student(Protocol):
+    """Whoever acts while the expert says what it would do: anything with ``predict``."""
+
+    def predict(self, obs: Any, /, **kwargs: Any) -> tuple[Array, Any]:
+        """The next action (A,), in the env's control mode, and a state."""
+
+
+class Recorder:
+    """Records one episode for each seed; what comes out depends on recipe and seed alone.
+
+    Raises:
+        ValueError: The recipe's env has no expert, or an option is not one of its.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._noise = recipe.noise
+        options: dict[str, Any] = {
+            "obs_mode": "rgbd",
+            "control_mode": recipe.control_mode,
+            "image_size": recipe.image_size,
+            "cameras": recipe.cameras,
+        }
+        self.expert: Expert = make_expert(recipe.env, diverse=recipe.diverse)
+        self.env = gym.make(recipe.env, disable_env_checker=True, **options)
+        self._inner: Any = self.env.unwrapped
+        self.expert.attach(self.env)
+        self.env_args = {
+            "env_name": recipe.env,
+            "type": 2,  # robomimic's number for Gym
+            "env_kwargs": options,
+        }
+        """How the env was made, as robomimic has it."""
+
+    def record(self, seed: int, student: Student | None = None) -> Demo:
+        """Play the episode of a seed.
+
+        Args:
+            seed: Of the scene, and of whatever else is drawn.
+            student: Acts in place of the expert, whose actions are recorded all the same: what it
+                would do where the student has gone.
+        """
+        env, inner, expert = self.env, self._inner, self.expert
+        expert.set_random_seed(seed)
+        disturbance = _Disturbance(inner, self._noise, seed)
+        observation, info = env.reset(seed=seed)
+        obs: dict[str, list[np.ndarray]] = defaultdict(list)
+        actions: dict[str, list[np.ndarray]] = defaultdict(list)
+        states: list[np.ndarray] = []
+        executed, rewards, infos = [], [], []
+        state, start, terminated, truncated = None, True, False, False
+        _observe(obs, states, inner, observation)
+        while not (terminated or truncated):
+            wanted = expert.reference(env)
+            action = inner.controller.encode(wanted)
+            # Joint positions differ with the posture, so they are those that the action leads to.
+            command = inner.controller.preview(inner.controller.check(action))
+            for mode in CONTROL_MODES:
+                aim = command if mode == "joint" else wanted
+                actions[mode].append(inner.controller.encode(aim, mode))
+            actions[inner.control_mode][-1] = action
+            if student is not None:
+                first = np.array([start])
+                action, state = student.predict(observation, state=state, episode_start=first)
+                start = False
+            elif self._noise:
+                action = disturbance.add(wanted)
+            observation, reward, terminated, truncated, info = env.step(action)
+            executed.append(np.asarray(action, dtype=np.float32))
+            rewards.append(reward)
+            infos.append(info)
+            _observe(obs, states, inner, observation)
+        terms = infos[0]["reward_terms"]
+        return Demo(
+            seed=seed,
+            scene=info["scene"],
+            style=asdict(expert.style),
+            success=bool(info["is_success"]),
+            terminated=terminated,
+            obs={key: np.stack(values) for key, values in obs.items()},
+            states=np.stack(states),
+            actions={mode: np.stack(values) for mode, values in actions.items()},
+            executed=np.stack(executed),
+            rewards=np.array(rewards, dtype=float),
+            reward_terms={n: np.array([i["reward_terms"][n] for i in infos]) for n in terms},
+            successes=np.array([i["is_success"] for i in infos]),
+            distances=np.array([i["distance"] for i in infos]),
+        )
+
+    def close(self) -> None:
+        """Close the env."""
+        self.expert.close()
+        self.env.close()
+
+
+def _observe(
+    obs: dict[str, list[np.ndarray]], states: list[np.ndarray], env: KomoEnv, seen: Any
+) -> None:
+    """Keep what was seen, and what only the simulator knows."""
+    for key, value in {**flatten(seen), **flatten(env.observe("state"))}.items():
+        obs[key].append(value)
+    states.append(pack_state(env.state))
+
+
+class _Disturbance:
+    """A random motion of the tool around where it is wanted: an Ornstein-Uhlenbeck process."""
+
+    def __init__(self, env: KomoEnv, deviation: float, seed: int) -> None:
+        self._env = env
+        # The scene is drawn from the seed alone: the word keeps the two apart.
+        self._rng = np.random.default_rng([seed, *b"noise"])
+        step = env.task.end_effector.step
+        self._deviation = deviation * step / step[0]
+        self._offset = self._deviation * self._rng.standard_normal(len(step))
+
+    def add(self, wanted: Array) -> Array:
+        """The action (A,) that asks for joint positions ``wanted`` (7,), disturbed."""
+        controller = self._env.controller
+        kept = np.sqrt(1.0 - NOISE_CORRELATION**2)
+        drawn = self._rng.standard_normal(len(self._offset))
+        self._offset = NOISE_CORRELATION * self._offset + kept * self._deviation * drawn
+        target = controller.coordinates(wanted) + self._offset
+        return controller.encode(controller.solve(target, rest=wanted))

@@ -1,0 +1,192 @@
+"""See demonstrations with other eyes: ``python -m experts.render demos/push.h5 --out NEW``.
+
+Pictures are drawn from the stored states: no physics runs, so they show what happened, whatever
+machine draws them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import imageio.v2 as imageio
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from tyro.conf import Positional
+
+from experts.card import FPS, summary, write_card
+from experts.demos import HEAD, Demo, DemoFile, flatten, unpack_state, write_demo, write_head
+from komo_envs.env import KomoEnv
+from komo_envs.scene import Array, Body
+from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.files import check_writable, replacing
+from komo_envs.worlds import WorldState
+
+MODULE = "experts.render"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Draw the pictures of stored demonstrations anew, from the stored states.
+
+    Into a new file of demonstrations, all else being the same, or into a video of one of them.
+    """
+
+    file: Positional[Path]
+    """Of demonstrations."""
+    out: Path
+    """A name that ends in .h5 for a new file, in .mp4 for a video."""
+    image_size: int | None = None
+    """Side of the pictures in pixels; as in the file if not given, 480 in a video."""
+    cameras: tuple[str, ...] | None = None
+    """Names of the cameras: front, wrist; as in the file if not given. A video has one, or
+    the view of render() if none is given."""
+    shadows: bool = False
+    """Draw soft shadows."""
+    demo: int = 0
+    """Which one the video shows."""
+
+
+def main() -> None:
+    """The command."""
+    arguments = parse(Arguments, MODULE)
+    try:
+        check_writable("--out", arguments.out)
+        if arguments.out.exists():
+            raise ValueError(f"--out {arguments.out}: is there already; choose another name")
+        with DemoFile(arguments.file) as file:
+            if arguments.out.suffix == ".h5":
+                draw_file(file, arguments)
+            elif arguments.out.suffix == ".mp4":
+                draw_video(file, arguments)
+            else:
+                raise ValueError(f"--out {arguments.out}: expected a name ending in .h5 or .mp4")
+    except (ValueError, IndexError) as error:
+        fail(MODULE, error)
+    except KeyboardInterrupt:
+        fail(MODULE, "interrupted", code=130)
+    except OSError as error:
+        fail(MODULE, f"stopped: {error}", code=1)
+    with printing(MODULE, f"{arguments.out} is complete"):
+        if arguments.out.suffix == ".h5":
+            with DemoFile(arguments.out) as file:
+                print(summary(file))
+        else:
+            print(f"{arguments.out}: demonstration {arguments.demo} of {arguments.file}")
+
+
+class StoredWorld:
+    """A world that does not simulate, but goes through states that were stored.
+
+    Args:
+        states: (T, S), see ``experts.demos.pack_state``.
+    """
+
+    def __init__(self, states: NDArray[np.float64]) -> None:
+        self._states = states
+
+    def reset(self, q: Array, bodies: Sequence[Body], arm_collides: bool = False) -> WorldState:
+        """The first state, whatever is asked for."""
+        self._next = 0
+        return self.step(q)
+
+    def step(self, reference: Array) -> WorldState:
+        """The next state, whatever is asked for; after the last one, that again."""
+        state = unpack_state(self._states[self._next])
+        self._next = min(self._next + 1, len(self._states) - 1)
+        return state
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def draw_file(file: DemoFile, arguments: Arguments) -> None:
+    """Write a file with the same demonstrations and other pictures.
+
+    Raises:
+        ValueError: An option is not one of the env's.
+        OSError: It cannot be written.
+    """
+    options: dict[str, Any] = {"shadows": arguments.shadows}
+    if arguments.image_size is not None:
+        options["image_size"] = arguments.image_size
+    if arguments.cameras is not None:
+        options["cameras"] = arguments.cameras
+    env: Any = file.make_env(**options).unwrapped
+    head = {name: file.head[name] for name in HEAD}
+    head["env_args"] = {
+        **head["env_args"],
+        "env_kwargs": {**head["env_args"]["env_kwargs"], **options},
+    }
+    head["recipe"] = {**head["recipe"], **options}
+    head = json.loads(json.dumps(head))
+    console, hidden = Console(stderr=True), not sys.stderr.isatty()
+    try:
+        with replacing(arguments.out) as scratch, h5py.File(scratch, "w") as new:
+            data = new.create_group("data")
+            indices = range(len(file))
+            for index in track(indices, "Drawing", console=console, disable=hidden):
+                demo = file[index]
+                redraw(env, demo)
+                write_demo(data.create_group(f"demo_{index}"), demo, file.control_mode)
+            write_head(new, head)
+    finally:
+        env.close()
+    with DemoFile(arguments.out) as drawn:
+        write_card(drawn)
+
+
+def redraw(env: KomoEnv, demo: Demo) -> None:
+    """Exchange a demonstration's pictures for those that ``env`` sees of its states."""
+    seen = [flatten(observation) for observation in _watch(env, demo)]
+    for name in [name for name in demo.obs if name.partition("/")[0] in ("pixels", "depth")]:
+        del demo.obs[name]
+    for name in seen[0]:
+        demo.obs[name] = np.stack([observation[name] for observation in seen])
+
+
+def _watch(env: KomoEnv, demo: Demo) -> Iterator[dict[str, Any]]:
+    """Bring ``env`` through a demonstration's states; yield what it observes of each."""
+    env.use_world(StoredWorld(demo.states))
+    yield env.reset(options={"scene": demo.scene})[0]
+    for action in demo.executed:
+        yield env.step(action)[0]
+
+
+def draw_video(file: DemoFile, arguments: Arguments) -> None:
+    """Write a video of one demonstration.
+
+    Raises:
+        ValueError: An option is not one of the env's.
+        IndexError: There is no such demonstration.
+        OSError: It cannot be written.
+    """
+    demo = file[arguments.demo]
+    side = arguments.image_size or 480
+    env: KomoEnv = file.make_env(obs_mode="state").unwrapped  # type: ignore[assignment]
+    camera = env.task.view
+    if arguments.cameras is not None:
+        known = {camera.name: camera for camera in env.task.cameras}
+        if len(arguments.cameras) != 1 or arguments.cameras[0] not in known:
+            raise ValueError(f"--cameras {arguments.cameras}: expected one of {', '.join(known)}")
+        camera = known[arguments.cameras[0]]
+    try:
+        with replacing(arguments.out) as scratch:
+            frames: list[Any] = [
+                env.take_pictures((camera,), (side, side), arguments.shadows)[0].rgb
+                for _ in _watch(env, demo)
+            ]
+            imageio.mimwrite(scratch, frames, fps=FPS, macro_block_size=1)
+    finally:
+        env.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,380 @@
+"""Demonstrations: collected whatever happens, replayed bit for bit, and drawn anew."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import h5py
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from common import wait_for, workers_of
+from conftest import PROJECT
+
+from experts import make_expert
+from experts.demos import DemoFile, flatten, unpack_state
+from experts.recorder import Recipe, Recorder
+from komo_envs.control import CONTROL_MODES
+
+SMALL = ("--image-size", "16")
+
+
+def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"experts.{module}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
+
+
+def collect(out: Path, *arguments: object, env: str = "KomoPush-v0", episodes: int = 8) -> str:
+    done = run("collect", "--env", env, "--episodes", episodes, *arguments, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def push(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight demonstrations of push, collected undisturbed by one worker."""
+    file = tmp_path_factory.mktemp("push") / "push.h5"
+    said = collect(file, *SMALL, "--workers", 1)
+    assert "8 demonstrations of KomoPush-v0, 8 succeed" in said
+    return file
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three demonstrations of the hard shelf, seen by two cameras, disturbed and diverse."""
+    file = tmp_path_factory.mktemp("shelf") / "shelf.h5"
+    options = ("--cameras", "front", "wrist", "--noise", "0.001", "--diverse", "--first-seed", 40)
+    collect(file, *SMALL, *options, env="KomoShelfHard-v0", episodes=3)
+    return file
+
+
+def test_a_demonstration_is_what_the_env_gave(push: Path) -> None:
+    with DemoFile(push) as file:
+        assert [demo.seed for demo in file] == list(range(8))
+        demo = file[3]
+        env = file.make_env()
+    inner: Any = env.unwrapped
+    observation, info = env.reset(seed=3)
+    assert info["scene"] == demo.scene
+    for step in range(len(demo)):
+        seen = {**flatten(observation), **flatten(inner.observe("state"))}
+        assert set(seen) == set(demo.obs)
+        assert all(np.array_equal(demo.obs[name][step], seen[name]) for name in seen)
+        assert all(demo.obs[name].dtype == seen[name].dtype for name in seen)
+        in_metres = demo.obs["depth"][step] / 1000
+        assert np.abs(in_metres - observation["depth"]).max() <= 0.0005 + 1e-6
+        assert np.array_equal(unpack_state(demo.states[step]).body_poses, inner.state.body_poses)
+        observation, reward, terminated, _, info = env.step(demo.executed[step])
+        assert reward == demo.rewards[step]
+        assert info["is_success"] == demo.successes[step]
+        terms = {name: values[step] for name, values in demo.reward_terms.items()}
+        assert info["reward_terms"] == terms
+    assert terminated
+    assert demo.terminated
+    assert demo.success
+    assert demo.actions["ee"].shape == (len(demo), 3)
+    assert demo.actions["joint"].shape == (len(demo), 7)
+    assert np.array_equal(demo.executed, demo.actions["ee"]), "the expert was not disturbed"
+    env.close()
+
+
+def test_the_layout_is_robomimics(push: Path) -> None:
+    with h5py.File(push) as file:
+        data, demo = file["data"], file["data/demo_0"]
+        arguments = json.loads(data.attrs["env_args"])
+        assert arguments["env_name"] == "KomoPush-v0"
+        steps = [data[f"demo_{i}"].attrs["num_samples"] for i in range(len(data))]
+        assert data.attrs["total"] == sum(steps)
+        for name in ("actions", "rewards", "dones", "states", "obs/pixels", "obs/agent_pos"):
+            assert len(demo[name]) == steps[0]
+        assert demo["actions"] == demo["action_dict/ee"], "the same data, and no copy"
+        assert demo["obs/pixels"].dtype == np.uint8
+        assert demo["obs/depth"].dtype == np.uint16
+        assert demo["dones"][:].tolist() == [False] * (steps[0] - 1) + [True]
+        assert file["mask/successful"][:].tolist() == [f"demo_{i}".encode() for i in range(8)]
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_file(push: Path, tmp_path: Path) -> None:
+    out, parts = tmp_path / "push.h5", tmp_path / "push.h5.parts"
+    arguments = ("--env", "KomoPush-v0", "--episodes", 8, *SMALL, "--out", out)
+    command = [sys.executable, "-m", "experts.collect", *map(str, arguments), "--workers", "2"]
+    for count, victim in ((1, "run"), (3, "run"), (5, "worker")):
+        process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+        wait_for(lambda count=count: len(list(parts.glob("[0-9]*.h5"))) >= count)
+        assert not out.exists()
+        os.kill(process.pid if victim == "run" else workers_of(process.pid)[0], signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode == 0) == (victim == "worker"), errors
+    assert sha256(out) == sha256(push)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "push.h5",
+        "push.md",
+        "push.mp4",
+        "push.png",
+    ]
+
+
+def test_interrupted_it_says_how_to_go_on(tmp_path: Path, push: Path) -> None:
+    out, parts = tmp_path / "push.h5", tmp_path / "push.h5.parts"
+    arguments = ("--env", "KomoPush-v0", "--episodes", 8, *SMALL, "--out", out)
+    command = [sys.executable, "-m", "experts.collect", *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(list(parts.glob("[0-9]*.h5"))) >= 2)
+    busy = run("collect", *arguments)
+    assert busy.returncode == 2
+    assert "another run is writing there" in busy.stderr
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "demonstrations are kept, and the same command goes on" in errors.splitlines()[-1]
+    kept = len(list(parts.glob("[0-9]*.h5")))
+    other = run("collect", *arguments[:-2], "--noise", "0.002", "--out", out)
+    assert other.returncode == 2
+    assert "holds demonstrations with other recipe: {'noise': 0.0} there" in other.stderr
+    assert len(list(parts.glob("[0-9]*.h5"))) == kept, "nothing is damaged"
+    collect(out, *SMALL)
+    assert sha256(out) == sha256(push)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system takes root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(small_disk: Path, push: Path) -> None:
+    arguments = ("--env", "KomoPush-v0", "--episodes", 8, *SMALL, "--workers", 1)
+    out = small_disk / "push.h5"
+    done = run("collect", *arguments, "--out", out)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+    kept = list((small_disk / "push.h5.parts").glob("[0-9]*.h5"))
+    assert kept
+    for part in kept:
+        with h5py.File(part) as file:
+            assert file["demo"].attrs["num_samples"] > 10
+    bigger = ["mount", "-o", "remount,size=64m", str(small_disk)]
+    subprocess.run(bigger, check=True)
+    done = run("collect", *arguments, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert sha256(out) == sha256(push)
+
+
+def test_a_finished_file_is_left_as_it_is(push: Path) -> None:
+    before = sha256(push)
+    assert "8 demonstrations" in collect(push, *SMALL)
+    arguments = ("--env", "KomoPush-v0", *SMALL, "--out", push)
+    for changed, reason in [
+        (("--episodes", 9), "other recipe: {'seeds': [0, 8]} there, {'seeds': [0, 9]} here"),
+        (("--episodes", 8, "--control-mode", "joint"), "other env_args"),
+    ]:
+        done = run("collect", *arguments, *changed)
+        assert done.returncode == 2
+        assert reason in done.stderr
+    other = run("collect", "--env", "KomoShelf-v0", "--episodes", 8, *SMALL, "--out", push)
+    assert other.returncode == 2
+    assert "holds demonstrations with other env_args: {'env_name': 'KomoPush-v0'" in other.stderr
+    assert sha256(push) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--env", "KomoLift-v0"), "--env KomoLift-v0: no such environment"),
+        (("--env", "KomoPush-v0", "--out", "x.hdf5"), "--out x.hdf5: expected a name that ends in"),
+        (("--env", "KomoPush-v0", "--out", "/proc/x.h5"), "--out /proc/x.h5: cannot be written to"),
+        (("--env", "KomoPush-v0", "--episodes", "0"), "--episodes 0: expected 1 or more"),
+        (("--env", "KomoPush-v0", "--noise", "nan"), "--noise nan: expected 0.0 or more"),
+        (("--env", "KomoPush-v0", "--noise", "-1"), "--noise -1.0: expected 0.0 or more"),
+        (("--env", "KomoPush-v0", "--first-seed", "999999"), "expected seeds from 0 to 999999"),
+        (("--env", "KomoPush-v0", "--first-seed", "1000000"), "those of training"),
+        (("--env", "KomoPush-v0", "--cameras", "side"), "cameras: 'side' is unknown"),
+        (("--env", "KomoPush-v0", "--control-mode", "x"), "control_mode: 'x' is unknown"),
+        (("--env", "KomoPush-v0", "--image-size", "1"), "image_size: 1; expected"),
+    ],
+)
+def test_bad_arguments_are_one_line(
+    arguments: tuple[str, ...], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = () if "--out" in arguments else ("--out", tmp_path / "x.h5")
+    episodes = () if "--episodes" in arguments else ("--episodes", 2)
+    done = run("collect", *arguments, *episodes, *out)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_card_and_pictures_lie_beside_it(push: Path, shelf: Path) -> None:
+    card = push.with_suffix(".md").read_text()
+    assert "8 demonstrations of `KomoPush-v0` (suite " in card
+    assert "8 of which end in success: 100.0% [67.6, 100.0]" in card
+    assert "--episodes 8 --control-mode ee --image-size 16 --cameras front`" in card
+    assert imageio.imread(push.with_suffix(".png")).shape == (6 * 16, 8 * 16, 3)
+    assert imageio.imread(push.with_suffix(".mp4")).shape[1:] == (2 * 2 * 16, 4 * 2 * 16, 3)
+    card = shelf.with_suffix(".md").read_text()
+    assert "--first-seed 40 --control-mode ee --image-size 16 --cameras front wrist" in card
+    assert "--noise 0.001 --diverse`" in card
+
+
+def test_replayed_it_comes_out_the_same_and_succeeds_in_every_mode(push: Path) -> None:
+    done = run("replay", push)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("8 of 8 demonstrations come out the same, bit for bit.\n")
+    for mode in CONTROL_MODES:
+        assert f"\n{mode:<9}  8 of 8 " in done.stdout
+
+
+def test_a_disturbed_one_is_replayed_too(shelf: Path) -> None:
+    done = run("replay", shelf)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("3 of 3 demonstrations come out the same, bit for bit.\n")
+    with DemoFile(shelf) as file:
+        demo = file[0]
+        assert set(demo.obs) > {"pixels/front", "pixels/wrist", "depth/front", "depth/wrist"}
+        assert np.abs(demo.executed - demo.actions["ee"]).max() > 1e-4
+        assert demo.style["side"] in (-1, 1)
+
+
+def test_a_difference_is_found(push: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(push.read_bytes())
+    with h5py.File(copy, "r+") as file:
+        pixels = file["data/demo_2/obs/pixels"]
+        pixels[7, 3, 3, 1] = pixels[7, 3, 3, 1] ^ 1
+        states = file["data/demo_5/states"]
+        states[4, 2] = np.nextafter(states[4, 2], np.inf)
+    done = run("replay", copy, "--workers", 1)
+    assert done.returncode == 1
+    assert "6 of 8 demonstrations come out the same" in done.stdout
+    assert "demo_2: pixels at step 7 differs" in done.stdout
+    assert "demo_5: states at step 4 differs" in done.stdout
+
+
+def test_drawn_anew_from_states_the_pictures_are_the_same_or_others(
+    shelf: Path, tmp_path: Path
+) -> None:
+    same = tmp_path / "same.h5"
+    done = run("render", shelf, "--out", same)
+    assert done.returncode == 0, done.stderr
+    with DemoFile(shelf) as before, DemoFile(same) as after:
+        for old, new in zip(before, after, strict=True):
+            assert all(np.array_equal(old.obs[name], new.obs[name]) for name in old.obs)
+            assert np.array_equal(old.states, new.states)
+            assert old.scene == new.scene
+
+    other = tmp_path / "other.h5"
+    done = run("render", shelf, "--out", other, "--image-size", 24, "--cameras", "wrist")
+    assert done.returncode == 0, done.stderr
+    with DemoFile(shelf) as before, DemoFile(other) as after:
+        demo = after[1]
+        assert demo.obs["pixels"].shape == (len(demo) + 1, 24, 24, 3)
+        assert set(demo.obs) - {"pixels", "depth"} == {
+            name for name in before[1].obs if "/" not in name
+        }
+        env = after.make_env()
+    # As if it had been collected so.
+    observation, _ = env.reset(options={"scene": demo.scene})
+    for step in range(5):
+        assert np.array_equal(observation["pixels"], demo.obs["pixels"][step])
+        observation, *_ = env.step(demo.executed[step])
+    env.close()
+
+    film = tmp_path / "film.mp4"
+    done = run("render", shelf, "--out", film, "--demo", 1, "--image-size", 64)
+    assert done.returncode == 0, done.stderr
+    assert imageio.imread(film).shape == (len(demo) + 1, 64, 64, 3)
+
+
+@pytest.mark.parametrize("module", ["replay", "render"])
+def test_what_is_no_file_of_demonstrations_is_named(module: str, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "y.h5") if module == "render" else ()
+    (tmp_path / "text.h5").write_text("no HDF5")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["data/demo_0/actions"] = np.zeros(3)
+    for name, reason in [
+        ("none.h5", "there is none"),
+        ("text.h5", "is no HDF5 file, or not a whole one"),
+        ("other.h5", "holds no demonstrations of komo-envs"),
+    ]:
+        done = run(module, tmp_path / name, *out)
+        assert done.returncode == 2
+        assert reason in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_coverage_is_measured_and_drawn(push: Path, tmp_path: Path) -> None:
+    diverse, plot = tmp_path / "diverse.h5", tmp_path / "coverage.png"
+    collect(diverse, *SMALL, "--diverse", "--control-mode", "joint")
+    done = run("coverage", push, diverse, "--out", plot)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()[1:3]]
+    (_, *clean), (_, *drawn) = lines
+    assert clean[:3] == drawn[:3] == ["8", "of", "8"]
+    assert int(drawn[5]) > int(clean[5]), "cells"
+    assert float(drawn[6]) > 2 * float(clean[6]), "m aside of the straight line"
+    assert float(drawn[7]) > 1.5 * float(clean[7]), "elbow"
+    assert (int(clean[8]), int(drawn[8]) > 4) == (1, True), "styles"
+    assert imageio.imread(plot).shape[0] > 500
+
+
+@pytest.mark.parametrize("env_id", ["KomoPush-v0", "KomoShelfHard-v0"])
+@pytest.mark.parametrize("control_mode", ["ee", "joint"])
+def test_a_label_is_what_the_expert_goes_on_to_do(env_id: str, control_mode: str) -> None:
+    env = gym.make(env_id, control_mode=control_mode)
+    expert = make_expert(env_id)
+    expert.attach(env)
+    env.reset(seed=5)
+    rng = np.random.default_rng(0)
+    inner: Any = env.unwrapped
+    for _ in range(6):  # someone else has led there
+        here = inner.controller.ee_command
+        there = inner.controller.solve(here + rng.uniform(-0.02, 0.02, len(here)))
+        env.step(inner.controller.encode(there))
+    before = inner.state.body_poses.copy()
+    labels = expert.label(env, steps=12)
+    assert labels.shape == (12, *env.action_space.shape)  # type: ignore[misc]
+    assert np.array_equal(inner.state.body_poses, before), "nothing has moved"
+    for label in labels:
+        action, _ = expert.predict(None)
+        assert np.array_equal(action, label)
+        env.step(action)
+    expert.close()
+    env.close()
+
+
+def test_a_student_goes_and_the_expert_says_what_it_would_do() -> None:
+    class Still:
+        def predict(self, obs: Any, **_: Any) -> tuple[Any, None]:
+            return np.float32([0.1, 0.25, 0.8]), None
+
+    recorder = Recorder(Recipe(env="KomoPush-v0", image_size=16))
+    demo = recorder.record(1, student=Still())
+    assert len(demo) == 150
+    assert not demo.success
+    assert np.all(demo.executed == np.float32([0.1, 0.25, 0.8]))
+    wanted = demo.actions["ee"][40:]
+    assert np.abs(wanted - wanted[0]).max() < 1e-3, "nothing moves, and it wants the same"
+    assert np.abs(wanted[0] - [0.1, 0.25, 0.8]).max() > 0.01
+    recorder.close()
