@@ -12,7 +12,7 @@ import imageio.v2 as imageio
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.demos import DemoFile
+from experts.demos import DemoFile, image_names
 from komo_envs.tools.files import replacing, write_text
 from komo_envs.tools.stats import wilson
 
@@ -106,11 +106,10 @@ def _rate(successes: list[bool]) -> str:
 
 def _text(file: DemoFile) -> str:
     counts, recipe = _count(file), file.recipe
-    options: dict[str, Any] = file.env_args["env_kwargs"]
     first, end = recipe["seeds"]
     size = file.path.stat().st_size
     failed = [d for d, ok in zip(counts.distances, counts.successes, strict=True) if not ok]
-    side = options["image_size"]
+    side = file.env_args["env_kwargs"]["image_size"]
     return TEXT.format(
         name=file.path.name,
         stem=file.path.stem,
@@ -130,7 +129,7 @@ def _text(file: DemoFile) -> str:
         most=max(counts.lengths),
         megabytes=size / 1e6,
         each=size / len(file) / 1e6,
-        images=f"RGB and depth (mm), {side} x {side}, of {', '.join(options['cameras'])}",
+        images=f"RGB and depth (mm), {side} x {side}, of {', '.join(file.cameras)}",
         mode=file.control_mode,
         noise=f"{recipe['noise'] * 1000:g} mm, which the actions do not contain"
         if file.perturbed
@@ -162,9 +161,8 @@ def command(file: DemoFile) -> str:
 
 def _pictures(file: DemoFile, index: int) -> Picture:
     """What the first camera saw, (T, H, W, 3)."""
-    pixels = file.group(index)["obs/pixels"]
-    cameras = file.env_args["env_kwargs"]["cameras"]
-    images: Picture = (pixels[cameras[0]] if len(cameras) > 1 else pixels)[:]
+    name = image_names("pixels", file.cameras)[file.cameras[0]]
+    images: Picture = file.group(index)[f"obs/{name}"][:]
     return images
 
 

@@ -53,12 +53,12 @@ class Coverage:
     episodes: int
     successes: int
     tools: list[NDArray[np.float64]]
-    """Of each episode that succeeds, the tool's position (T, 3) relative to the object, in the
-    episode's frame: along, to the left and up, m."""
+    """Of each episode, where the expert has something to say, the tool's position (T, 3) relative
+    to the object, in the episode's frame: along, to the left and up, m."""
     objects: list[NDArray[np.float64]]
-    """Of each of them, the object's way (T, 2) in the episode's frame: along and to the left, m."""
+    """Likewise, the object's way (T, 2) in the episode's frame: along and to the left, m."""
     styles: int
-    """Different ways of doing it among them: sides, by-ways and elbows that were drawn."""
+    """Different ways of doing it, of episodes that succeed: sides, by-ways and elbows drawn."""
     elbow: float
     """Standard deviation of joint 3, rad."""
 
@@ -109,22 +109,28 @@ def _coverage(file: DemoFile, episodes: int) -> Coverage:
     tools, objects, styles, elbows, successes = [], [], set(), [], 0
     for index in range(episodes):
         demo = file[index]
-        if not demo.success:
-            continue
-        successes += 1
+        labelled = _labelled(demo)
         tool, way = _in_own_frame(file, demo)
-        tools.append(tool)
-        objects.append(way)
-        elbows.append(demo.obs["agent_pos"][:, 2])
-        styles.add((demo.style["side"], demo.style["bend"], demo.style["elbow"]))
-    if not successes:
-        raise ValueError(f"{file.path}: none of the first {episodes} episodes succeeds")
+        tools.append(tool[labelled])
+        objects.append(way[labelled])
+        elbows.append(demo.obs["agent_pos"][:-1, 2][labelled])
+        successes += demo.success
+        if demo.success:
+            styles.add((demo.style["side"], demo.style["bend"], demo.style["elbow"]))
     elbow = float(np.concatenate(elbows).std())
     return Coverage(file.path.stem, episodes, successes, tools, objects, len(styles), elbow)
 
 
+def _labelled(demo: Demo) -> NDArray[np.bool_]:
+    """Where (T,) the expert has something to say: it wants to move, it has not given up."""
+    wanted = demo.actions["ee"]
+    commanded = demo.obs["agent_pos"][:-1, -wanted.shape[1] :]  # its last numbers
+    moves: NDArray[np.bool_] = np.abs(wanted - commanded).max(axis=1) > 1e-4
+    return moves
+
+
 def _in_own_frame(file: DemoFile, demo: Demo) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    achieved, goal = demo.obs["achieved_goal"], demo.obs["desired_goal"][0]
+    achieved, goal = demo.obs["achieved_goal"][:-1], demo.obs["desired_goal"][0]
     if achieved.shape[1] != 3:
         raise ValueError(
             f"{file.path}: expected goals [x, y, rest], got {achieved.shape[1]} numbers"
@@ -133,7 +139,7 @@ def _in_own_frame(file: DemoFile, demo: Demo) -> tuple[NDArray[np.float64], NDAr
     along = goal[:2] - start
     along /= np.linalg.norm(along)
     axes = np.array([along, [-along[1], along[0]]])
-    tool = demo.obs["agent_pos"][:, 14:17].astype(float)  # after joints and commanded joints
+    tool = demo.obs["agent_pos"][:-1, 14:17].astype(float)  # after joints and commanded joints
     level = (tool[:, :2] - achieved[:, :2]) @ axes.T
     return np.column_stack([level, tool[:, 2]]), (achieved[:, :2] - start) @ axes.T
 

@@ -4,7 +4,7 @@
                             versions, machine
       demo_0                attributes: num_samples (T), seed, scene, style, success, terminated
         obs/KEY             (T, ...) before each action, by the keys of the env's observations:
-          pixels            uint8 (T, H, W, 3); with several cameras, pixels/front and so on
+          pixels            uint8 (T, H, W, 3); with several cameras, pixels_front and so on
           depth             uint16 (T, H, W, 1), mm, 0 where nothing is seen
           agent_pos, goal   float32, what a robot knows (obs_mode "rgb", "depth", "rgbd")
           observation, achieved_goal, desired_goal     float32, privileged (obs_mode "state")
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,15 +120,21 @@ def unpack_state(row: NDArray[np.float64]) -> WorldState:
 
 
 def flatten(observation: Mapping[str, Any]) -> Arrays:
-    """An observation as the file keeps it: images of several cameras by ``/``, depth in mm."""
+    """An observation as the file keeps it: images by names of their own, depth in mm."""
     flat: Arrays = {}
     for key, value in observation.items():
-        images = value if isinstance(value, Mapping) else {"": value}
+        images = value if isinstance(value, Mapping) else {None: value}
         for camera, image in images.items():
-            name = f"{key}/{camera}" if camera else key
             in_mm = np.round(image * 1000.0).astype(np.uint16) if key == "depth" else image
-            flat[name] = in_mm
+            flat[key if camera is None else f"{key}_{camera}"] = in_mm
     return flat
+
+
+def image_names(key: str, cameras: Sequence[str]) -> dict[str, str]:
+    """What ``flatten`` calls the images of ``key``, ``"pixels"`` or ``"depth"``, by camera."""
+    if len(cameras) == 1:
+        return {cameras[0]: key}
+    return {camera: f"{key}_{camera}" for camera in cameras}
 
 
 def write_demo(group: h5py.Group, demo: Demo, mode: str) -> None:
@@ -300,6 +306,11 @@ class DemoFile:
     def control_mode(self) -> str:
         """Of that env: of ``executed_actions``, and of ``actions``."""
         return str(self.env_args["env_kwargs"]["control_mode"])
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras that see."""
+        return tuple(self.env_args["env_kwargs"]["cameras"])
 
     @property
     def perturbed(self) -> bool:

@@ -146,7 +146,7 @@ def draw_file(file: DemoFile, arguments: Arguments) -> None:
 def redraw(env: KomoEnv, demo: Demo) -> None:
     """Exchange a demonstration's pictures for those that ``env`` sees of its states."""
     seen = [flatten(observation) for observation in _watch(env, demo)]
-    for name in [name for name in demo.obs if name.partition("/")[0] in ("pixels", "depth")]:
+    for name in [name for name in demo.obs if name.startswith(("pixels", "depth"))]:
         del demo.obs[name]
     for name in seen[0]:
         demo.obs[name] = np.stack([observation[name] for observation in seen])

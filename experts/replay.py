@@ -56,6 +56,8 @@ class Comparison:
     """The first thing that differs in what was done: None if nothing does."""
     successes: dict[str, bool]
     """By control mode, whether it succeeds when the expert's actions are played in it."""
+    same: dict[str, bool]
+    """By control mode, whether it then ends in the same state, bit for bit."""
 
 
 def main() -> None:
@@ -121,15 +123,17 @@ class Replayer:
         """Play one, and compare."""
         demo = self._file[index]
         difference = first_difference(self._env, demo)
-        successes = {}
+        successes, same = {}, {}
         for mode in CONTROL_MODES:
             # Whoever was disturbed on the way has not gone where these actions alone lead.
             if not self._file.perturbed:
                 self._env.close()  # never more than one simulation
                 env = self._file.make_env(obs_mode="state", control_mode=mode)
                 successes[mode] = plays_to_success(env, demo.scene, demo.actions[mode])
+                state = pack_state(env.unwrapped.state)  # type: ignore[attr-defined]
+                same[mode] = np.array_equal(state, demo.states[-1])
                 env.close()
-        return Comparison(index, demo.success, difference, successes)
+        return Comparison(index, demo.success, difference, successes, same)
 
     def close(self) -> None:
         """Close env and file."""
@@ -190,15 +194,17 @@ def show(comparisons: Sequence[Comparison], perturbed: bool) -> bool:
         print("They were disturbed, so what the expert wanted is not played by itself.")
         return not different
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in ("played in", "successes", "95 % interval"):
+    for heading in ("played in", "successes", "95 % interval", "the same, bit for bit"):
         table.add_column(heading)
     stored = sum(c.stored for c in comparisons)
-    successes = {"stored": stored}
+    successes, same = {"stored": stored}, {"stored": count}
     for mode in CONTROL_MODES:
         successes[mode] = sum(c.successes[mode] for c in comparisons)
+        same[mode] = sum(c.same[mode] for c in comparisons)
     for name, number in successes.items():
         low, high = wilson(number, count)
-        table.add_row(name, f"{number} of {count}", f"{low:.1%} to {high:.1%}")
+        interval = f"{low:.1%} to {high:.1%}"
+        table.add_row(name, f"{number} of {count}", interval, f"{same[name]} of {count}")
     Console(markup=False, highlight=False).print(table)
     # As often: within what chance would give.
     return not different and all(n >= wilson(stored, count)[0] * count for n in successes.values())

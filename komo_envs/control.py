@@ -17,6 +17,11 @@ MAX_JOINT_SPEED = 1.0
 """rad/s of any joint; the real arm bears about twice as much."""
 
 
+GRID = 2.0**-20
+"""Commands are whole multiples of this many rad, end-effector targets of this many m or rad. Single
+precision holds them all, so an action of any mode can say exactly what one of another has said."""
+
+
 class ActionError(ValueError):
     """What was given is no action."""
 
@@ -55,7 +60,7 @@ class Controller:
 
     def reset(self, q: Array) -> None:
         """Begin an episode at joint positions ``q`` (7,), rad."""
-        self._set_command(np.array(q, dtype=float))
+        self._set_command(np.round(np.array(q, dtype=float) / GRID) * GRID)
 
     @property
     def command(self) -> Array:
@@ -95,15 +100,18 @@ class Controller:
     def preview(self, action: Array) -> Array:
         """The joint reference (7,), rad, that a checked action (A,) would give; nothing changes."""
         if self.mode == "joint":
-            wanted = np.clip(action, JOINT_LOW, JOINT_HIGH)
+            return self._limited(np.clip(action, JOINT_LOW, JOINT_HIGH))
+        return self._limited(self.solve(self.target(action)))
+
+    def target(self, action: Array) -> Array:
+        """The end-effector coordinates (E,) that a checked action (E,) asks for next."""
+        if self.mode == "ee_delta":
+            step = np.clip(action, -1.0, 1.0) * self._ee.step
         else:
-            if self.mode == "ee_delta":
-                step = np.clip(action, -1.0, 1.0) * self._ee.step
-            else:
-                step = np.clip(action, self._ee.low, self._ee.high) - self._ee_command
-                step /= max(1.0, float(np.abs(step / self._ee.step).max()))
-            wanted = self.solve(np.clip(self._ee_command + step, self._ee.low, self._ee.high))
-        return self._limited(wanted)
+            step = np.clip(action, self._ee.low, self._ee.high) - self._ee_command
+            step /= max(1.0, float(np.abs(step / self._ee.step).max()))
+        target = np.clip(self._ee_command + step, self._ee.low, self._ee.high)
+        return np.round(target / GRID) * GRID
 
     def solve(self, coordinates: Array, rest: Array | None = None) -> Array:
         """Joint positions (7,) with the end-effector at coordinates (E,), near the last reference.
@@ -131,7 +139,7 @@ class Controller:
         if mode == "joint":
             action = q
         else:
-            action = self.coordinates(q)
+            action = np.round(self.coordinates(q) / GRID) * GRID
             if mode == "ee_delta":
                 action = (action - self._ee_command) / self._ee.step
                 action /= max(1.0, float(np.abs(action).max()))  # in a straight line, as in ee
@@ -151,7 +159,8 @@ class Controller:
         # commands at the limit are not cut.
         step *= min(1.0, 1.05 / max(moved.max(), 1e-9))
         for share in (1.0, 0.5, 0.25):
-            reference = self._command + share * step
+            # Toward where it was, so that no limit is exceeded.
+            reference = self._command + np.trunc(share * step / GRID) * GRID
             if self._task.is_safe(*self.kinematics.poses(reference)):
                 return reference
         return self._command

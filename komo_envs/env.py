@@ -251,7 +251,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self.actions = []
         self.bodies = self.task.bodies(scene)
         self.controller.reset(self.task.home)
-        self._state = self.world.reset(self.task.home, self.bodies, self.task.arm_collides)
+        home = self.controller.command
+        self._state = self.world.reset(home, self.bodies, self.task.arm_collides)
         self._success_steps = 0
         observation, _, info = self._evaluate()
         if self.render_mode == "human":

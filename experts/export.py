@@ -1,0 +1,128 @@
+"""Demonstrations for others: ``python -m experts.export demos/push.h5 --to lerobot OUT``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from rich.console import Console
+from rich.progress import track
+from tyro.conf import Positional, arg
+
+from experts.demos import Demo, DemoFile
+from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.files import check_writable
+
+MODULE = "experts.export"
+
+Write = Callable[[DemoFile, Iterable[Demo], str, Path], str]
+"""Writes all demonstrations of a file, with actions of a control mode, into an empty folder, and
+says how to load them."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write demonstrations as a data set of LeRobot (v3.0) or Minari, losslessly.
+
+    LeRobot gets the expert's actions, even where something else was done on purpose (--noise);
+    Minari gets what was done.
+    """
+
+    file: Positional[Annotated[Path, arg(metavar="FILE")]]
+    """Of demonstrations."""
+    out: Positional[Annotated[Path, arg(metavar="OUT")]]
+    """A new folder."""
+    to: Literal["lerobot", "minari"]
+    """Whose format."""
+    control_mode: Literal["joint", "ee", "ee_delta"] | None = None
+    """Which of the recorded actions; those that were acted in if not given."""
+
+
+def main() -> None:
+    """The command."""
+    # What a scheduler sends when time is up, answered like Ctrl-C: by a KeyboardInterrupt.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments = parse(Arguments, MODULE)
+    try:
+        text = export(arguments)
+    except ValueError as error:
+        fail(MODULE, error)
+    except KeyboardInterrupt:
+        fail(MODULE, "interrupted; nothing is written", code=130)
+    except OSError as error:
+        fail(MODULE, f"stopped: {error}; nothing is written", code=1)
+    with printing(MODULE, f"{arguments.out} is complete"):
+        print(text)
+
+
+def export(arguments: Arguments) -> str:
+    """Write the data set.
+
+    Returns:
+        What it is, in one line.
+
+    Raises:
+        ValueError: An argument is wrong, or something is not installed. Nothing is written.
+        OSError: It cannot be written.
+    """
+    out = arguments.out
+    with DemoFile(arguments.file) as file:
+        mode = arguments.control_mode or file.control_mode
+        if arguments.to == "minari" and file.perturbed and mode != file.control_mode:
+            raise ValueError(
+                f"--control-mode {mode}: {file.path} was collected with --noise, and what was done "
+                f"is known in {file.control_mode} alone, which is what Minari gets"
+            )
+        write = find_writer(arguments.to)
+        if out.exists() or out.is_symlink():
+            raise ValueError(f"OUT {out}: is there already; expected a new folder")
+        check_writable("OUT", out)
+        console, hidden = Console(stderr=True), not sys.stderr.isatty()
+        demos = track(file, "Exporting", len(file), console=console, disable=hidden)
+        with new_folder(out) as scratch:
+            hint = write(file, demos, mode, scratch)
+        size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+        return f"{out}: {len(file)} demonstrations of {file.env_id}, {size / 1e6:.1f} MB; {hint}."
+
+
+def find_writer(to: str) -> Write:
+    """What writes a format.
+
+    Raises:
+        ValueError: The package that it needs is not installed.
+    """
+    try:
+        if to == "lerobot":
+            from experts import lerobot
+
+            return lerobot.write
+        from experts import minari
+
+        return minari.write
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"--to {to}: {error.name} is not installed; pip install 'komo-envs[export]'"
+        ) from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A scratch folder beside ``path``, which gets its name if nothing is raised inside."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.mkdir()
+    try:
+        yield scratch
+        scratch.rename(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
