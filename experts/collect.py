@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 from rich.console import Console
@@ -113,7 +113,8 @@ def check(arguments: Arguments) -> dict[str, Any]:
         "env_args": recorder.env_args,
         "recipe": {**asdict(recipe), "seeds": [seeds.start, seeds.stop]},
         "versions": provenance.versions([arguments.env], SOURCES),
-        "machine": provenance.machine(),
+        # What the last digits depend on.
+        "machine": {name: provenance.machine()[name] for name in ("platform", "cpu")},
     }
     head = json.loads(json.dumps(head))  # as it will be read again
     if arguments.out.exists():
@@ -193,6 +194,16 @@ class Parts:
         shutil.rmtree(self.folder)
 
 
+class Task(NamedTuple):
+    """A demonstration to record: what ``PartRecorder.play`` takes."""
+
+    seed: int
+
+    def __str__(self) -> str:
+        """As an error names it."""
+        return f"seed {self.seed}"
+
+
 class PartRecorder:
     """What a worker has: it records demonstrations into files of their own.
 
@@ -227,17 +238,16 @@ def collect(arguments: Arguments, head: dict[str, Any], parts: Parts) -> None:
     """
     seeds = seeds_of(arguments)
     done = {seed: _succeeds(parts.file(seed)) for seed in seeds if parts.file(seed).exists()}
-    missing = [(seed,) for seed in seeds if seed not in done]
+    missing = [Task(seed) for seed in seeds if seed not in done]
     workers = min(arguments.workers or provenance.usable_cores(), len(missing))
     with (
         Workers(workers, partial(PartRecorder, recipe_of(arguments), parts)) as pool,
         Progressing(len(seeds), done) as display,
     ):
         for played in pool.play(missing):
-            [seed] = played.task
             if played.answer is None:
                 raise WorkerError(
-                    f"seed {seed}: {ATTEMPTS} worker processes died, the last one with "
+                    f"{played.task}: {ATTEMPTS} worker processes died, the last one with "
                     f"{played.last_death}"
                 )
             display.add(played.answer)

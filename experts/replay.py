@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -97,7 +97,7 @@ def play(path: Path, episodes: int, workers: int) -> list[Comparison]:
     """
     comparisons = []
     with Workers(workers, partial(Replayer, path)) as pool:
-        tasks = [(index,) for index in range(episodes)]
+        tasks = [Task(index) for index in range(episodes)]
         console = Console(stderr=True)
         hidden = not sys.stderr.isatty()
         for played in track(
@@ -105,11 +105,21 @@ def play(path: Path, episodes: int, workers: int) -> list[Comparison]:
         ):
             if played.answer is None:
                 raise WorkerError(
-                    f"demonstration {played.task[0]}: {ATTEMPTS} worker processes died, the last "
+                    f"{played.task}: {ATTEMPTS} worker processes died, the last "
                     f"one with {played.last_death}"
                 )
             comparisons.append(played.answer)
     return sorted(comparisons, key=lambda comparison: comparison.demo)
+
+
+class Task(NamedTuple):
+    """A demonstration to play: what ``Replayer.play`` takes."""
+
+    demo: int
+
+    def __str__(self) -> str:
+        """As an error names it."""
+        return f"demo_{self.demo}"
 
 
 class Replayer:

@@ -166,7 +166,9 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(small_disk: Path, push
     out = small_disk / "push.h5"
     done = run("collect", *arguments, "--out", out)
     assert done.returncode == 1
-    assert "No space left on device" in done.stderr.splitlines()[-1]
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("experts.collect: stopped: seed ")
+    assert "No space left on device" in said
     assert "Traceback" not in done.stderr
     assert not out.exists()
     kept = list((small_disk / "push.h5.parts").glob("[0-9]*.h5"))

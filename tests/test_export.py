@@ -13,7 +13,6 @@ from typing import Any
 
 import av
 import h5py
-import minari
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,10 +21,11 @@ from numpy.typing import NDArray
 
 import experts.export
 import experts.lerobot
-import experts.minari
 from experts.demos import Demo, DemoFile, write_demo, write_head
 from experts.export import Arguments, export, main
 from experts.recorder import Recipe, Recorder
+
+minari = pytest.importorskip("minari", reason="it takes Python 3.11 or newer")
 
 RECIPES = {
     "push": (Recipe(env="KomoPush-v0", image_size=32, noise=0.01), (0, 1, 2)),
@@ -321,7 +321,9 @@ def test_minari_can_have_what_the_expert_wants_where_that_was_done(
     ],
 )
 def test_minari_ids(env_id: str, expected: str) -> None:
-    assert experts.minari.dataset_id(env_id) == expected
+    from experts.minari import dataset_id
+
+    assert dataset_id(env_id) == expected
     minari.dataset.minari_dataset.parse_dataset_id(expected)
 
 
