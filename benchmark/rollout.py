@@ -17,13 +17,12 @@ import numpy as np
 import komo_envs  # noqa: F401  (registers the environments)
 from benchmark.result import Episode
 from komo_envs.control import ActionError
-from komo_envs.tools.workers import ATTEMPTS
 from policies import Policy, load_policy
 
 Env = gym.Env[Any, Any]
 
 
-class Task(NamedTuple):
+class Job(NamedTuple):
     """An episode to play: what ``Player.play`` takes."""
 
     env_id: str
@@ -125,17 +124,17 @@ class Player:
         self._env = self._policy = None
 
 
-def lost(task: Task, how: str) -> Episode:
-    """The episode of a task on which too many workers have died, the last one with ``how``."""
+def lost(job: Job, why: str) -> Episode:
+    """The episode of a job that was given up."""
     return Episode(
-        env=task.env_id,
-        seed=task.seed,
+        env=job.env_id,
+        seed=job.seed,
         scene={},
         success_once=False,
         success_at_end=False,
         distance=None,
         steps=0,
-        failure=f"error: {ATTEMPTS} worker processes died, the last one with {how}",
+        failure=f"error: {why}",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from benchmark.display import progress, show_scores, summary
 from benchmark.episode_log import Entry, EpisodeLog
 from benchmark.protocol import SOURCES, choose_envs, choose_seeds
 from benchmark.result import Commit, PolicyIdentity, Result, Setup, load_result, save_result, score
-from benchmark.rollout import Player, Task, lost
+from benchmark.rollout import Job, Player, lost
 from komo_envs.suite import SUITE
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
@@ -51,8 +50,6 @@ class Arguments:
 
 def main() -> None:
     """The command."""
-    # What a scheduler sends when time is up, answered like Ctrl-C: by a KeyboardInterrupt.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = parse(Arguments, MODULE, repeatable=("--env",))
     try:
         log = prepare(arguments)
@@ -154,7 +151,7 @@ def run(log: EpisodeLog, policy: str, workers: int) -> Result:
     """
     setup = log.setup
     missing = [
-        Task(env_id, seed, film=number < setup.videos)
+        Job(env_id, seed, film=number < setup.videos)
         for env_id in setup.envs
         for number, seed in enumerate(setup.seed_range())
         if (env_id, seed) not in log.entries
@@ -173,7 +170,7 @@ def run(log: EpisodeLog, policy: str, workers: int) -> Result:
             started = time.monotonic()
             for played in pool.play(task for task in missing if task.env_id == env_id):
                 elapsed = before + time.monotonic() - started
-                episode = played.answer or lost(played.task, played.last_death)
+                episode = played.answer or lost(played.task, played.given_up())
                 log.add(Entry(episode, played.deaths, elapsed))
                 display.add(episode)
     result = collect(log, workers)

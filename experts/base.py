@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -99,7 +99,8 @@ class Expert(ABC):
 
     def set_random_seed(self, seed: int) -> None:
         """What the expert draws from here on, as the harness sets it before every episode."""
-        self.rng = np.random.default_rng(seed)
+        # The scene is drawn from default_rng(seed): the word keeps the two apart.
+        self.rng = np.random.default_rng([seed, *b"style"])
 
     def predict(
         self,
@@ -178,6 +179,7 @@ class Expert(ABC):
         if unwrapped is self._env and unwrapped.scene is not self._scene:
             self._scene = unwrapped.scene  # every reset makes a new one
             self.begin()
+            self.style = self.possible_style(unwrapped)
         return unwrapped
 
     @abstractmethod
@@ -203,6 +205,10 @@ class Expert(ABC):
         if self._plan is None:
             return env.controller.command
         return self._plan.at(env.state.time + CONTROL_PERIOD)
+
+    def possible_style(self, env: KomoEnv) -> Style:
+        """The episode's style without what has no effect in this env, or in this scene."""
+        return self.style if env.control_mode == "joint" else replace(self.style, elbow=0.0)
 
     def add_style(self, problem: Problem, start: Array, end: Array) -> None:
         """Let a plan whose first phase is the approach have the episode's style.

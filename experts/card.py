@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import imageio.v2 as imageio
@@ -24,6 +25,8 @@ FILM = (3, 4)
 """Rows and columns of demonstrations that the video shows at once."""
 FILM_ZOOM = 2
 FPS = 10
+SUFFIXES = (".md", ".png", ".mp4")
+"""Of the files that lie beside a file of demonstrations, with its name."""
 
 TEXT = """\
 # {name}
@@ -41,7 +44,7 @@ The first {filmed} as a video: [{stem}.mp4]({stem}.mp4)
 | training seeds | {first} to {last} |
 | steps of 0.1 s | {steps} in all; {median:g} in the median, {least} to {most} |
 | size | {megabytes:.1f} MB, {each:.2f} MB a demonstration |
-| images | {images} |
+| images | {images} |{drawn_anew}
 | acted in | `{mode}`; actions are there in every control mode |
 | disturbed by | {noise} |
 | styles | {styles} |
@@ -60,7 +63,21 @@ class _Counts:
     successes: list[bool]
     lengths: list[int]
     distances: list[float]
-    styles: Counter[str]
+    styles: set[tuple[Any, ...]]
+
+
+def check_card(option: str, path: Path) -> None:
+    """Refuse to put a new file where its card would take the place of someone's file.
+
+    Raises:
+        ValueError: It would.
+    """
+    for suffix in SUFFIXES:
+        if path.with_suffix(suffix).exists():
+            raise ValueError(
+                f"{option} {path}: {path.with_suffix(suffix)} is there already, and its card would "
+                "take that name; choose another one"
+            )
 
 
 def write_card(file: DemoFile) -> None:
@@ -89,13 +106,14 @@ def summary(file: DemoFile) -> str:
 
 
 def _count(file: DemoFile) -> _Counts:
-    counts = _Counts([], [], [], Counter())
+    counts = _Counts([], [], [], set())
     for index in range(len(file)):
         group = file.group(index)
         counts.successes.append(bool(group.attrs["success"]))
         counts.lengths.append(int(group.attrs["num_samples"]))
         counts.distances.append(float(group["distances"][-1]))
-        counts.styles[str(group.attrs["style"])] += 1
+        style = json.loads(group.attrs["style"])
+        counts.styles.add((style["side"], style["bend"], style["elbow"]))
     return counts
 
 
@@ -109,6 +127,7 @@ def _text(file: DemoFile) -> str:
     first, end = recipe["seeds"]
     size = file.path.stat().st_size
     failed = [d for d, ok in zip(counts.distances, counts.successes, strict=True) if not ok]
+    anew = ", ".join(f"{name} {value}" for name, value in file.drawn_anew.items())
     side = file.env_args["env_kwargs"]["image_size"]
     return TEXT.format(
         name=file.path.name,
@@ -131,10 +150,13 @@ def _text(file: DemoFile) -> str:
         each=size / len(file) / 1e6,
         images=f"RGB and depth (mm), {side} x {side}, of {', '.join(file.cameras)}",
         mode=file.control_mode,
+        drawn_anew=f"\n| images drawn anew | with {anew} |" if anew else "",
         noise=f"{recipe['noise'] * 1000:g} mm, which the actions do not contain"
         if file.perturbed
         else "nothing",
-        styles=f"{len(counts.styles)} drawn" if recipe["diverse"] else "the expert's own choice",
+        styles=f"{len(counts.styles)} combinations of side, by-way and elbow, drawn"
+        if recipe["diverse"]
+        else "the expert's own choice",
         distances=", ".join(f"{d * 100:.1f} cm" for d in failed[:20]) or "none",
         versions=", ".join(f"{name} {v[:12]}" for name, v in file.head["versions"].items()),
         machine=", ".join(f"{name}: {value}" for name, value in file.head["machine"].items()),
@@ -153,7 +175,7 @@ def command(file: DemoFile) -> str:
     words += ["--control-mode", recipe["control_mode"], "--image-size", str(recipe["image_size"])]
     words += ["--cameras", *recipe["cameras"]]
     if recipe["noise"]:
-        words += ["--noise", f"{recipe['noise']:g}"]
+        words += ["--noise", str(recipe["noise"])]
     if recipe["diverse"]:
         words += ["--diverse"]
     return shlex.join(words)

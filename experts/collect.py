@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,19 +19,17 @@ import h5py
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experts.card import summary, write_card
+from experts.card import check_card, summary, write_card
 from experts.demos import DemoFile, demo_bytes, write_head
-from experts.recorder import Recipe, Recorder
+from experts.recorder import MOST_NOISE, Recipe, Recorder
 from komo_envs.ids import find_spec
 from komo_envs.suite import TRAIN
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
-from komo_envs.tools.files import replacing
-from komo_envs.tools.workers import ATTEMPTS, WorkerError, Workers
+from komo_envs.tools.files import replacing, write_text
+from komo_envs.tools.workers import WorkerError, Workers
 
 MODULE = "experts.collect"
-SOURCES = ("komo_envs", "experts")
-"""The packages whose source decides what a demonstration is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +53,15 @@ class Arguments(Recipe):
 
 def main() -> None:
     """The command."""
-    # What a scheduler sends when time is up, answered like Ctrl-C: by a KeyboardInterrupt.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = parse(Arguments, MODULE)
-    parts = Parts(arguments.out)
     try:
         head = check(arguments)
+        parts = Parts(arguments.out)
+    except ValueError as error:
+        fail(MODULE, error)
+    except OSError as error:
+        fail(MODULE, f"stopped: {error}", code=1)
+    try:
         with parts.opened(head):
             if not arguments.out.exists():
                 collect(arguments, head, parts)
@@ -93,33 +94,29 @@ def check(arguments: Arguments) -> dict[str, Any]:
         raise ValueError(f"--env {error}") from None
     if arguments.out.suffix != ".h5":
         raise ValueError(f"--out {arguments.out}: expected a name that ends in .h5")
-    for name, least in (("episodes", 1), ("workers", 1), ("noise", 0.0)):
+    for name in ("episodes", "workers"):
         value = getattr(arguments, name)
-        if value is not None and not least <= value < float("inf"):
-            raise ValueError(f"--{name} {value}: expected {least} or more")
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} {value}: expected 1 or more")
+    if not 0.0 <= arguments.noise <= MOST_NOISE:
+        raise ValueError(f"--noise {arguments.noise}: expected 0 to {MOST_NOISE}, in m")
     seeds = seeds_of(arguments)
     if seeds.start < TRAIN.start or seeds.stop > TRAIN.stop:
         raise ValueError(
             f"--first-seed {seeds.start}: expected seeds from {TRAIN.start} to {TRAIN.stop - 1}, "
             f"those of training; {len(seeds)} episodes would take those up to {seeds.stop - 1}"
         )
-    recipe = recipe_of(arguments)
     try:
-        recorder = Recorder(recipe)
+        recorder = Recorder(recipe_of(arguments))
         recorder.close()
     except (ValueError, TypeError) as error:
         raise ValueError(f"--env {arguments.env}: {error}") from error
-    head = {
-        "env_args": recorder.env_args,
-        "recipe": {**asdict(recipe), "seeds": [seeds.start, seeds.stop]},
-        "versions": provenance.versions([arguments.env], SOURCES),
-        # What the last digits depend on.
-        "machine": {name: provenance.machine()[name] for name in ("platform", "cpu")},
-    }
-    head = json.loads(json.dumps(head))  # as it will be read again
+    head = recorder.head(seeds)
     if arguments.out.exists():
         with DemoFile(arguments.out) as file:
             _check_same(arguments.out, file.head, head)
+    else:
+        check_card("--out", arguments.out)
     return head
 
 
@@ -155,6 +152,8 @@ class Parts:
 
     def __str__(self) -> str:
         """What there is, for who wants to go on."""
+        if self._out.exists():
+            return f"{self._out} is complete, but not its card; the same command makes it"
         count = len(list(self.folder.glob("[0-9]*.h5")))
         return f"{count} demonstrations are kept, and the same command goes on"
 
@@ -177,13 +176,31 @@ class Parts:
             except BlockingIOError:
                 raise ValueError(f"--out {self._out}: another run is writing there") from None
             if setup.exists():
-                _check_same(self.folder, json.loads(setup.read_text()), head)
+                _check_same(self.folder, self._read(setup), head)
             else:
-                with replacing(setup) as scratch:
-                    scratch.write_text(json.dumps(head))
-            for scratch in self.folder.glob(".*.h5"):  # of a process that was killed
-                scratch.unlink()
+                names = {file.name for file in self.folder.iterdir()} - {"lock"}
+                if not all(name.startswith(".setup.json.") for name in names):
+                    raise ValueError(f"--out {self._out}: {self.folder} is there, and not ours")
+                write_text(setup, json.dumps(head))
+            for scratch in self.folder.glob(".*"):  # of a process that was killed
+                scratch.unlink(missing_ok=True)
             yield
+
+    def _read(self, setup: Path) -> dict[str, Any]:
+        try:
+            return dict(json.loads(setup.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"--out {self._out}: {setup} is damaged; remove {self.folder} to begin anew"
+            ) from error
+
+    def finished(self, seeds: range) -> dict[int, bool]:
+        """Of the demonstrations that are finished, whether each succeeds."""
+        done = {}
+        for seed in seeds:
+            with contextlib.suppress(OSError, KeyError), h5py.File(self.file(seed), "r") as part:
+                done[seed] = bool(part["demo"].attrs["success"])
+        return done
 
     def file(self, seed: int) -> Path:
         """Of the demonstration of a seed."""
@@ -191,10 +208,14 @@ class Parts:
 
     def remove(self) -> None:
         """Be done with it: the file has it all."""
-        shutil.rmtree(self.folder)
+        for file in (*self.folder.glob("[0-9]*.h5"), self.folder / "setup.json"):
+            file.unlink(missing_ok=True)
+        (self.folder / "lock").unlink()
+        with contextlib.suppress(OSError):  # someone else's file is there, too
+            self.folder.rmdir()
 
 
-class Task(NamedTuple):
+class Job(NamedTuple):
     """A demonstration to record: what ``PartRecorder.play`` takes."""
 
     seed: int
@@ -237,8 +258,8 @@ def collect(arguments: Arguments, head: dict[str, Any], parts: Parts) -> None:
         OSError: A file cannot be written.
     """
     seeds = seeds_of(arguments)
-    done = {seed: _succeeds(parts.file(seed)) for seed in seeds if parts.file(seed).exists()}
-    missing = [Task(seed) for seed in seeds if seed not in done]
+    done = parts.finished(seeds)
+    missing = [Job(seed) for seed in seeds if seed not in done]
     workers = min(arguments.workers or provenance.usable_cores(), len(missing))
     with (
         Workers(workers, partial(PartRecorder, recipe_of(arguments), parts)) as pool,
@@ -246,17 +267,9 @@ def collect(arguments: Arguments, head: dict[str, Any], parts: Parts) -> None:
     ):
         for played in pool.play(missing):
             if played.answer is None:
-                raise WorkerError(
-                    f"{played.task}: {ATTEMPTS} worker processes died, the last one with "
-                    f"{played.last_death}"
-                )
+                raise WorkerError(f"{played.task}: {played.given_up()}")
             display.add(played.answer)
     assemble(arguments.out, seeds, head, parts)
-
-
-def _succeeds(part: Path) -> bool:
-    with h5py.File(part, "r") as file:
-        return bool(file["demo"].attrs["success"])
 
 
 def assemble(out: Path, seeds: range, head: dict[str, Any], parts: Parts) -> None:
@@ -272,7 +285,7 @@ def assemble(out: Path, seeds: range, head: dict[str, Any], parts: Parts) -> Non
             f"{out}: {size / 1e6:.0f} MB are needed to put it together, "
             f"and {free / 1e6:.0f} MB are free"
         )
-    with replacing(out) as scratch, h5py.File(scratch, "w") as file:
+    with replacing(out, parts.folder) as scratch, h5py.File(scratch, "w") as file:
         data = file.create_group("data")
         for index, seed in enumerate(seeds):
             with h5py.File(parts.file(seed), "r") as part:

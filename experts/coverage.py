@@ -6,6 +6,7 @@ axis points to the goal. So episodes of different scenes lie over each other.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class Coverage:
     successes: int
     tools: list[NDArray[np.float64]]
     """Of each episode, where the expert has something to say, the tool's position (T, 3) relative
-    to the object, in the episode's frame: along, to the left and up, m."""
+    to the object along and to the left in the episode's frame, and its height in the world, m."""
     objects: list[NDArray[np.float64]]
     """Likewise, the object's way (T, 2) in the episode's frame: along and to the left, m."""
     styles: int
@@ -77,6 +78,10 @@ def main() -> None:
     """The command."""
     arguments = parse(Arguments, MODULE)
     try:
+        if arguments.out.suffix != ".png":
+            raise ValueError(f"--out {arguments.out}: expected a name that ends in .png")
+        if arguments.out.with_suffix(".h5").exists():
+            raise ValueError(f"--out {arguments.out}: is the name of a file's contact sheet")
         check_writable("--out", arguments.out)
         if not arguments.files:
             raise ValueError("files: expected one or more, got none")
@@ -84,6 +89,8 @@ def main() -> None:
         draw(coverages, arguments.out)
     except ValueError as error:
         fail(MODULE, error)
+    except KeyboardInterrupt:
+        fail(MODULE, "interrupted", code=130)
     except OSError as error:
         fail(MODULE, f"stopped: {error}", code=1)
     with printing(MODULE, f"{arguments.out} is drawn"):
@@ -97,12 +104,13 @@ def measure(paths: tuple[Path, ...]) -> list[Coverage]:
         ValueError: One is no file of demonstrations, or of another task than the first, or its
             task is not one in the plane.
     """
-    files = [DemoFile(path) for path in paths]
-    for file in files:
-        if file.env_id != files[0].env_id:
-            raise ValueError(f"{file.path}: is of {file.env_id}, expected {files[0].env_id}")
-    episodes = min(map(len, files))
-    return [_coverage(file, episodes) for file in files]
+    with ExitStack() as stack:
+        files = [stack.enter_context(DemoFile(path)) for path in paths]
+        for file in files:
+            if file.env_id != files[0].env_id:
+                raise ValueError(f"{file.path}: is of {file.env_id}, expected {files[0].env_id}")
+        episodes = min(map(len, files))
+        return [_coverage(file, episodes) for file in files]
 
 
 def _coverage(file: DemoFile, episodes: int) -> Coverage:

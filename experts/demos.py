@@ -22,7 +22,7 @@
       demo_1 ...
     mask/successful         names of the demonstrations that end in success
 
-Every array but pixels and depth is what the env gave, bit for bit; depth is rounded to mm.
+Observations and states are what the env gave, bit for bit, but for depth, which is rounded to mm.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def write_head(file: h5py.File, head: Mapping[str, Any]) -> None:
 
 
 class DemoFile:
-    """A file of demonstrations, open for reading. A context, and a sequence of ``Demo``.
+    """A file of demonstrations, open for reading. A context; ``file[i]`` is a ``Demo``.
 
     Raises:
         ValueError: It is no such file, or one of another version of the format.
@@ -253,22 +253,26 @@ class DemoFile:
         self.path = path
         if not path.is_file():
             raise ValueError(f"{path}: expected a file of demonstrations; there is none")
+        path.open("rb").close()  # names the reason if it may not be read
         try:
             self._file = h5py.File(path, "r")
         except OSError as error:
             raise ValueError(f"{path}: is no HDF5 file, or not a whole one") from error
         try:
-            attributes = dict(self._file["data"].attrs)
-            kind = (attributes["format"], int(attributes["version"]))
-            self.head = {name: json.loads(attributes[name]) for name in HEAD}
-            self.suite = str(attributes["suite"])
-        except (KeyError, ValueError, AttributeError) as error:
+            self._read_head()
+        except (KeyError, ValueError, AttributeError, TypeError) as error:
             self._file.close()
             raise ValueError(f"{path}: holds no demonstrations of komo-envs: {error}") from error
-        if kind != (FORMAT, VERSION):
-            self._file.close()
-            raise ValueError(f"{path}: is {kind[0]}, version {kind[1]}; expected {VERSION}")
 
+    def _read_head(self) -> None:
+        data = self._file["data"]
+        kind, version = data.attrs["format"], int(data.attrs["version"])
+        if (kind, version) != (FORMAT, VERSION):
+            raise ValueError(f"it is {kind}, version {version}; expected {FORMAT}, {VERSION}")
+        if set(data) != {f"demo_{index}" for index in range(len(data))}:
+            raise ValueError(f"expected demo_0 to demo_{len(data) - 1}, got others")
+        self.head = {name: json.loads(data.attrs[name]) for name in HEAD}
+        self.suite = str(data.attrs["suite"])
         self.env_args: dict[str, Any] = self.head["env_args"]
         self.recipe: dict[str, Any] = self.head["recipe"]
 
@@ -313,12 +317,24 @@ class DemoFile:
         return tuple(self.env_args["env_kwargs"]["cameras"])
 
     @property
+    def drawn_anew(self) -> dict[str, Any]:
+        """The options with which images were drawn from states; empty if they were collected."""
+        return dict(json.loads(self._file["data"].attrs.get("drawn_anew", "{}")))
+
+    @property
     def perturbed(self) -> bool:
         """Whether something else was done than the expert wanted."""
-        return bool(self.recipe["noise"])
+        return bool(self.recipe["noise"]) or self.recipe["student"] is not None
 
     def make_env(self, **options: Any) -> gym.Env[Any, Any]:
-        """The env that they were collected in, or that with other options."""
+        """The env that they were collected in, or that with other options.
+
+        Raises:
+            ValueError: There is no such env, or it has no such options.
+        """
         find_spec(self.env_id)  # imports the module of a task from elsewhere
         kwargs = {**self.env_args["env_kwargs"], **options}
-        return gym.make(self.env_id, disable_env_checker=True, **kwargs)
+        try:
+            return gym.make(self.env_id, disable_env_checker=True, **kwargs)
+        except TypeError as error:
+            raise ValueError(f"{self.path}: {self.env_id} cannot be made: {error}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -47,8 +46,6 @@ class Arguments:
 
 def main() -> None:
     """The command."""
-    # What a scheduler sends when time is up, answered like Ctrl-C: by a KeyboardInterrupt.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = parse(Arguments, MODULE)
     try:
         text = export(arguments)
@@ -89,7 +86,11 @@ def export(arguments: Arguments) -> str:
         with new_folder(out) as scratch:
             hint = write(file, demos, mode, scratch)
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-        return f"{out}: {len(file)} demonstrations of {file.env_id}, {size / 1e6:.1f} MB; {hint}."
+        failed = sum(not file.group(index).attrs["success"] for index in range(len(file)))
+        return (
+            f"{out}: {len(file)} demonstrations of {file.env_id}, {failed} of which fail, "
+            f"{size / 1e6:.1f} MB; {hint}."
+        )
 
 
 def find_writer(to: str) -> Write:

@@ -46,6 +46,8 @@ CHUNK_FILES = 1000
 """The most files in one folder."""
 DATA_MB, VIDEO_MB = 100, 200
 """The most in one file, which LeRobot reads in info.json; counted before it is compressed."""
+SMALLEST = 16
+"""px, the least that HEVC's encoder takes of a side."""
 KEYFRAMES = 8
 """Frames from one key frame to the next: all that a reader of a single one decodes. With 2, files
 are half as large again; with more than 10, hardly smaller."""
@@ -68,9 +70,12 @@ def write(file: DemoFile, demos: Iterable[Demo], mode: str, folder: Path) -> str
         How to load it.
 
     Raises:
+        ValueError: The images are too small.
         OSError: It cannot be written.
     """
     env: Any = file.make_env(control_mode=mode).unwrapped
+    if min(env.image_size) < SMALLEST:
+        raise ValueError(f"images of {env.image_size} are too small for a video: {SMALLEST} and up")
     fps = env.metadata["render_fps"]
     features = _features(env, fps)
     summary, episodes, frames = _Summary(), [], 0

@@ -56,7 +56,7 @@ def write(file: DemoFile, demos: Iterable[Demo], mode: str, folder: Path) -> str
     name = dataset_id(file.env_id)
     env = file.make_env(control_mode=mode)
     task: str = env.unwrapped.task_description  # type: ignore[attr-defined]
-    with _root(folder), warnings.catch_warnings():
+    with _root(folder.absolute()), warnings.catch_warnings():
         # It warns of what it would like to know besides: an author, a link.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"minari\.")
         dataset = minari.create_dataset_from_buffers(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from experts.base import Expert
+from experts.base import Expert, Style
 from experts.planning import EQ, INEQ, Plan, Problem
 from experts.route import Route, find_routes
 from komo_envs.env import KomoEnv
@@ -130,8 +131,27 @@ class PushExpert(Expert):
         add("stop", EQ, [3], joints, [], 1, order=1)
         return problem.solve(TOOL_SPEED, JOINT_SPEED, stops=("push", "retreat"))
 
+    def possible_style(self, env: KomoEnv) -> Style:
+        """A side where there are obstacles, a bend where there are none and it is in reach."""
+        style = super().possible_style(env)
+        if "obstacles" in env.scene:
+            side = style.side if style.side in self._routes(env) else None
+            return replace(style, side=side, bend=0)
+        return replace(style, side=None, bend=style.bend if self._by_way(env) else 0)
+
     def _route_of(self, env: KomoEnv) -> Route:
         """The way that the puck is to go from where it is."""
+        routes = self._routes(env)
+        if self.style.side in routes:
+            return routes[self.style.side]
+        if routes and (by_way := self._by_way(env)):
+            return by_way
+        if routes:  # the left one comes first, so it is taken where they are equal
+            return min(routes.values(), key=lambda route: round(route.length, 6))
+        return Route([_puck(env), env.scene["target"]])
+
+    def _routes(self, env: KomoEnv) -> dict[int, Route]:
+        """The shortest ways past either side of what is in the straight one."""
         puck, target = _puck(env), np.array(env.scene["target"])
         obstacles = np.array(env.scene.get("obstacles", [])).reshape(-1, 3)
         radius = np.array([0.0, 0.0, 1.0])
@@ -139,23 +159,20 @@ class PushExpert(Expert):
         for margin in MARGINS:
             circles = obstacles + (puck_radius(env.scene) + margin) * radius
             routes = find_routes(puck, target, circles, BASE, ROUTE_REACH, _contact(env), stick)
-            if self.style.side in routes:
-                return routes[self.style.side]
-            if routes:  # the left one comes first, so it is taken where they are equal
-                chosen = min(routes.values(), key=lambda route: round(route.length, 6))
-                return self._bent(chosen, env)
-        return Route([puck, target])
+            if routes:
+                return routes
+        return {}
 
-    def _bent(self, route: Route, env: KomoEnv) -> Route:
-        """The way, or the by-way that the style asks for: while the puck is where it started."""
-        start, end = route.points[0], route.points[-1]
-        untouched = np.linalg.norm(start - env.scene["puck"]) <= MOVED
-        if not self.style.bend or "obstacles" in env.scene or not untouched:
-            return route
+    def _by_way(self, env: KomoEnv) -> Route | None:
+        """The way that bends as the style asks for, if it is in reach and the puck at its start."""
+        start, end = _puck(env), np.array(env.scene["target"])
+        touched = np.linalg.norm(start - env.scene["puck"]) > MOVED
+        if not self.style.bend or "obstacles" in env.scene or touched:
+            return None
         along = end - start
         via = (start + end) / 2 + self.style.bend * BEND * np.array([-along[1], along[0]])
         low, high = ROUTE_REACH
-        return Route([start, via, end]) if low <= np.linalg.norm(via - BASE) <= high else route
+        return Route([start, via, end]) if low <= np.linalg.norm(via - BASE) <= high else None
 
     def _replan(self, env: KomoEnv) -> Array:
         """Plan, and do the plan's first step; stay where there is none."""

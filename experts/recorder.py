@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -14,7 +15,12 @@ from experts.demos import Demo, flatten, pack_state
 from komo_envs.control import CONTROL_MODES
 from komo_envs.env import KomoEnv
 from komo_envs.scene import Array
+from komo_envs.tools import provenance
 
+SOURCES = ("komo_envs", "experts")
+"""The packages whose source decides what a demonstration is."""
+
+MOST_NOISE = 0.05  # m
 NOISE_CORRELATION = 0.8
 """Of the disturbance in one period with that in the last: it wanders, and does not shake."""
 
@@ -33,9 +39,9 @@ class Recipe:
     cameras: tuple[str, ...] = ("front",)
     """Names of the cameras: front, wrist."""
     noise: float = 0.0
-    """Standard deviation in m of a disturbance that is added to what the expert wants the tool to
-    do, while its own corrections are what is recorded (of a rotation, as many rad as its limit of
-    speed is of the position's)."""
+    """Standard deviation in m of a disturbance of where the tool goes, at most 0.05, while what the
+    expert wants is recorded: its own corrections. Of a rotation, it is twice as many rad, as the
+    limits of a step are."""
     diverse: bool = False
     """Draw how the expert goes about it: on which side, by which by-way, with which posture (which
     shows in control mode joint alone)."""
@@ -49,13 +55,14 @@ class Student(Protocol):
 
 
 class Recorder:
-    """Records one episode for each seed; what comes out depends on recipe and seed alone.
+    """Records one episode for each seed; what comes out depends on recipe, seed and student alone.
 
     Raises:
         ValueError: The recipe's env has no expert, or an option is not one of its.
     """
 
     def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
         self._noise = recipe.noise
         options: dict[str, Any] = {
             "obs_mode": "rgbd",
@@ -74,6 +81,27 @@ class Recorder:
         }
         """How the env was made, as robomimic has it."""
 
+    def head(self, seeds: range, student: str | None = None) -> dict[str, Any]:
+        """What a file of the demonstrations of ``seeds`` says of them all.
+
+        Args:
+            seeds: One for each.
+            student: What to call who acted, if it was not the expert.
+        """
+        machine = provenance.machine()
+        head = {
+            "env_args": self.env_args,
+            "recipe": {
+                **asdict(self._recipe),
+                "seeds": [seeds.start, seeds.stop],
+                "student": student,
+            },
+            "versions": provenance.versions([self._recipe.env], SOURCES),
+            # What the last digits depend on.
+            "machine": {name: machine[name] for name in ("platform", "cpu")},
+        }
+        return dict(json.loads(json.dumps(head)))  # as it will be read again
+
     def record(self, seed: int, student: Student | None = None) -> Demo:
         """Play the episode of a seed.
 
@@ -91,9 +119,11 @@ class Recorder:
         states: list[np.ndarray] = []
         executed, rewards, infos = [], [], []
         state, start, terminated, truncated = None, True, False, False
+        style: dict[str, Any] = {}
         _observe(obs, states, inner, observation)
         while not (terminated or truncated):
             wanted = expert.reference(env)
+            style = style or asdict(expert.style)
             action = inner.controller.encode(wanted)
             # Joint positions differ with the posture, so they are those that the action leads to.
             command = inner.controller.preview(inner.controller.check(action))
@@ -116,7 +146,7 @@ class Recorder:
         return Demo(
             seed=seed,
             scene=info["scene"],
-            style=asdict(expert.style),
+            style=style,
             success=bool(info["is_success"]),
             terminated=terminated,
             obs={key: np.stack(values) for key, values in obs.items()},

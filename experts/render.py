@@ -6,6 +6,7 @@ machine draws them.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,8 @@ from rich.console import Console
 from rich.progress import track
 from tyro.conf import Positional
 
-from experts.card import FPS, summary, write_card
-from experts.demos import HEAD, Demo, DemoFile, flatten, unpack_state, write_demo, write_head
+from experts.card import FPS, check_card, summary, write_card
+from experts.demos import HEAD, Demo, DemoFile, demo_bytes, flatten, unpack_state, write_head
 from komo_envs.env import KomoEnv
 from komo_envs.scene import Array, Body
 from komo_envs.tools.cli import fail, parse, printing
@@ -50,36 +51,50 @@ class Arguments:
     the view of render() if none is given."""
     shadows: bool = False
     """Draw soft shadows."""
-    demo: int = 0
-    """Which one the video shows."""
+    demo: int | None = None
+    """Which one the video shows; the first if not given."""
 
 
 def main() -> None:
     """The command."""
     arguments = parse(Arguments, MODULE)
     try:
-        check_writable("--out", arguments.out)
-        if arguments.out.exists():
-            raise ValueError(f"--out {arguments.out}: is there already; choose another name")
+        check(arguments)
         with DemoFile(arguments.file) as file:
-            if arguments.out.suffix == ".h5":
-                draw_file(file, arguments)
-            elif arguments.out.suffix == ".mp4":
-                draw_video(file, arguments)
-            else:
-                raise ValueError(f"--out {arguments.out}: expected a name ending in .h5 or .mp4")
+            draw = draw_file if arguments.out.suffix == ".h5" else draw_video
+            draw(file, arguments)
     except (ValueError, IndexError) as error:
         fail(MODULE, error)
     except KeyboardInterrupt:
-        fail(MODULE, "interrupted", code=130)
-    except OSError as error:
-        fail(MODULE, f"stopped: {error}", code=1)
+        fail(MODULE, "interrupted; nothing is written", code=130)
+    except (OSError, RuntimeError) as error:
+        fail(MODULE, f"stopped: {error}; nothing is written", code=1)
     with printing(MODULE, f"{arguments.out} is complete"):
         if arguments.out.suffix == ".h5":
             with DemoFile(arguments.out) as file:
                 print(summary(file))
         else:
-            print(f"{arguments.out}: demonstration {arguments.demo} of {arguments.file}")
+            print(f"{arguments.out}: demonstration {arguments.demo or 0} of {arguments.file}")
+
+
+def check(arguments: Arguments) -> None:
+    """Check the arguments.
+
+    Raises:
+        ValueError: One is wrong.
+    """
+    out, side = arguments.out, arguments.image_size
+    if out.suffix not in (".h5", ".mp4"):
+        raise ValueError(f"--out {out}: expected a name that ends in .h5 or .mp4")
+    check_writable("--out", out)
+    if out.exists():
+        raise ValueError(f"--out {out}: is there already; choose another name")
+    if out.suffix == ".h5":
+        check_card("--out", out)
+        if arguments.demo is not None:
+            raise ValueError(f"--demo {arguments.demo}: only a video shows a single one")
+    elif side is not None and (side % 2 or not 16 <= side <= 4096):
+        raise ValueError(f"--image-size {side}: expected an even number from 16 to 4096")
 
 
 class StoredWorld:
@@ -114,7 +129,7 @@ def draw_file(file: DemoFile, arguments: Arguments) -> None:
         ValueError: An option is not one of the env's.
         OSError: It cannot be written.
     """
-    options: dict[str, Any] = {"shadows": arguments.shadows}
+    options: dict[str, Any] = {"shadows": True} if arguments.shadows else {}
     if arguments.image_size is not None:
         options["image_size"] = arguments.image_size
     if arguments.cameras is not None:
@@ -125,8 +140,6 @@ def draw_file(file: DemoFile, arguments: Arguments) -> None:
         **head["env_args"],
         "env_kwargs": {**head["env_args"]["env_kwargs"], **options},
     }
-    head["recipe"] = {**head["recipe"], **options}
-    head = json.loads(json.dumps(head))
     console, hidden = Console(stderr=True), not sys.stderr.isatty()
     try:
         with replacing(arguments.out) as scratch, h5py.File(scratch, "w") as new:
@@ -135,8 +148,11 @@ def draw_file(file: DemoFile, arguments: Arguments) -> None:
             for index in track(indices, "Drawing", console=console, disable=hidden):
                 demo = file[index]
                 redraw(env, demo)
-                write_demo(data.create_group(f"demo_{index}"), demo, file.control_mode)
+                # By way of the memory: HDF5 bears no full disk in the midst of packing.
+                with h5py.File(io.BytesIO(demo_bytes(demo, file.control_mode)), "r") as part:
+                    part.copy("demo", data, name=f"demo_{index}")
             write_head(new, head)
+            data.attrs["drawn_anew"] = json.dumps({**file.drawn_anew, **options})
     finally:
         env.close()
     with DemoFile(arguments.out) as drawn:
@@ -148,7 +164,7 @@ def redraw(env: KomoEnv, demo: Demo) -> None:
     seen = [flatten(observation) for observation in _watch(env, demo)]
     for name in [name for name in demo.obs if name.startswith(("pixels", "depth"))]:
         del demo.obs[name]
-    for name in seen[0]:
+    for name in [name for name in seen[0] if name.startswith(("pixels", "depth"))]:
         demo.obs[name] = np.stack([observation[name] for observation in seen])
 
 
@@ -168,7 +184,7 @@ def draw_video(file: DemoFile, arguments: Arguments) -> None:
         IndexError: There is no such demonstration.
         OSError: It cannot be written.
     """
-    demo = file[arguments.demo]
+    demo = file[arguments.demo or 0]
     side = arguments.image_size or 480
     env: KomoEnv = file.make_env(obs_mode="state").unwrapped  # type: ignore[assignment]
     camera = env.task.view

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +18,12 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from experts.demos import Arrays, Demo, DemoFile, flatten, pack_state
+from experts.recorder import SOURCES
 from komo_envs.control import CONTROL_MODES
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.stats import wilson
-from komo_envs.tools.workers import ATTEMPTS, WorkerError, Workers
+from komo_envs.tools.workers import WorkerError, Workers
 
 MODULE = "experts.replay"
 
@@ -62,13 +62,11 @@ class Comparison:
 
 def main() -> None:
     """The command."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = parse(Arguments, MODULE)
     try:
         with DemoFile(arguments.file) as file:
-            there, perturbed = len(file), file.perturbed
-            here = provenance.machine()
-            same_machine = file.head["machine"].get("cpu") == here["cpu"]
+            there, others = len(file), other_versions(file)
+            mode = None if file.perturbed else file.control_mode
         episodes = there if arguments.episodes is None else arguments.episodes
         if not 1 <= episodes <= there:
             raise ValueError(f"--episodes {episodes}: expected 1 to {there}, those in the file")
@@ -83,10 +81,17 @@ def main() -> None:
     except (WorkerError, OSError) as error:
         fail(MODULE, f"stopped: {error}", code=1)
     with printing(MODULE, "everything is compared"):
-        good = show(comparisons, perturbed)
-        if not good and not same_machine:
-            print("They were collected on another kind of processor, whose last digits may differ.")
+        good = show(comparisons, mode)
+        if not good and others:
+            print(f"They were collected elsewhere, with {others}.")
     raise SystemExit(0 if good else 1)
+
+
+def other_versions(file: DemoFile) -> str:
+    """Of what the file was collected with, what is not the same here, in words."""
+    here = {**provenance.versions([file.env_id], SOURCES), **provenance.machine()}
+    there = {**file.head["versions"], **file.head["machine"]}
+    return ", ".join(f"{name} {value}" for name, value in there.items() if here.get(name) != value)
 
 
 def play(path: Path, episodes: int, workers: int) -> list[Comparison]:
@@ -97,22 +102,19 @@ def play(path: Path, episodes: int, workers: int) -> list[Comparison]:
     """
     comparisons = []
     with Workers(workers, partial(Replayer, path)) as pool:
-        tasks = [Task(index) for index in range(episodes)]
+        tasks = [Job(index) for index in range(episodes)]
         console = Console(stderr=True)
         hidden = not sys.stderr.isatty()
         for played in track(
             pool.play(tasks), "Replaying", episodes, console=console, disable=hidden
         ):
             if played.answer is None:
-                raise WorkerError(
-                    f"{played.task}: {ATTEMPTS} worker processes died, the last "
-                    f"one with {played.last_death}"
-                )
+                raise WorkerError(f"{played.task}: {played.given_up()}")
             comparisons.append(played.answer)
     return sorted(comparisons, key=lambda comparison: comparison.demo)
 
 
-class Task(NamedTuple):
+class Job(NamedTuple):
     """A demonstration to play: what ``Replayer.play`` takes."""
 
     demo: int
@@ -189,8 +191,13 @@ def plays_to_success(
     return bool(info["is_success"])
 
 
-def show(comparisons: Sequence[Comparison], perturbed: bool) -> bool:
+def show(comparisons: Sequence[Comparison], acted_in: str | None) -> bool:
     """Print what came out.
+
+    Args:
+        comparisons: Of all that was played.
+        acted_in: Control mode in which it was collected; None if something else was done than the
+            expert wanted.
 
     Returns:
         Whether it is all as it should be.
@@ -200,8 +207,8 @@ def show(comparisons: Sequence[Comparison], perturbed: bool) -> bool:
     print(f"{count - len(different)} of {count} demonstrations come out the same, bit for bit.")
     for comparison in different[:10]:
         print(f"demo_{comparison.demo}: {comparison.difference} differs")
-    if perturbed:
-        print("They were disturbed, so what the expert wanted is not played by itself.")
+    if acted_in is None:
+        print("Something else was done than the expert wanted, so that is not played by itself.")
         return not different
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for heading in ("played in", "successes", "95 % interval", "the same, bit for bit"):
@@ -216,6 +223,8 @@ def show(comparisons: Sequence[Comparison], perturbed: bool) -> bool:
         interval = f"{low:.1%} to {high:.1%}"
         table.add_row(name, f"{number} of {count}", interval, f"{same[name]} of {count}")
     Console(markup=False, highlight=False).print(table)
+    if acted_in == "joint":  # the other modes take other postures, so it may come out otherwise
+        return not different and same["joint"] == count
     # As often: within what chance would give.
     return not different and all(n >= wilson(stored, count)[0] * count for n in successes.values())
 

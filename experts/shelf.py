@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from experts.base import Expert
+from experts.base import Expert, Style
 from experts.planning import EQ, INEQ, SLICES, Plan, Problem
 from experts.route import RIGHT
 from komo_envs.env import KomoEnv
@@ -127,6 +128,11 @@ class ShelfExpert(Expert):
                 add("pull out", EQ, end, at, hook, y, out)
                 add("stop", EQ, end, ry.FS.qItself, [], 1, order=1)
         return problem.solve(TOOL_SPEED, JOINT_SPEED, stops=("pull",))
+
+    def possible_style(self, env: KomoEnv) -> Style:
+        """A side where both are wide enough, and no bend."""
+        style = replace(super().possible_style(env), bend=0)
+        return style if min(_View(env).gaps) >= LANE else replace(style, side=None)
 
     def act(self, env: KomoEnv) -> Array:
         """The next joint reference (7,), rad."""

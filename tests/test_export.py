@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -25,8 +24,6 @@ from experts.demos import Demo, DemoFile, write_demo, write_head
 from experts.export import Arguments, export, main
 from experts.recorder import Recipe, Recorder
 
-minari = pytest.importorskip("minari", reason="it takes Python 3.11 or newer")
-
 RECIPES = {
     "push": (Recipe(env="KomoPush-v0", image_size=32, noise=0.01), (0, 1, 2)),
     "shelf": (
@@ -34,6 +31,12 @@ RECIPES = {
         (0, 1),
     ),
 }
+
+
+@pytest.fixture(scope="module")
+def minari() -> Any:
+    """The library."""
+    return pytest.importorskip("minari", reason="it takes Python 3.11 or newer")
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +50,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             for index, seed in enumerate(seeds):
                 group = file.create_group(f"data/demo_{index}")
                 write_demo(group, recorder.record(seed), recipe.control_mode)
-            head = {"env_args": recorder.env_args, "recipe": dataclasses.asdict(recipe)}
-            write_head(file, {**head, "versions": {}, "machine": {}})
+            write_head(file, recorder.head(range(len(seeds))))
         recorder.close()
     return found
 
@@ -222,9 +224,10 @@ def test_lerobot_has_what_the_expert_wants_in_any_control_mode(
             assert mode != file.control_mode or not np.array_equal(actions, demo.executed)
 
 
-def test_minari(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minari(minari: Any, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", "/nowhere")
-    export(Arguments(path, tmp_path / "out", "minari"))
+    monkeypatch.chdir(tmp_path)
+    export(Arguments(path, Path("out"), "minari"))
     assert os.environ["MINARI_DATASETS_PATH"] == "/nowhere"
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "out"))
     dataset = minari.load_dataset(f"komo/{path.stem}/expert-v0")
@@ -279,7 +282,7 @@ def assert_same(found: Any, expected: Any) -> None:
 
 
 def test_minari_recovers_the_environment(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    minari: Any, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export(Arguments(path, tmp_path / "out", "minari"))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "out"))
@@ -299,7 +302,7 @@ def test_minari_recovers_the_environment(
 
 
 def test_minari_can_have_what_the_expert_wants_where_that_was_done(
-    paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    minari: Any, paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export(Arguments(paths["shelf"], tmp_path / "out", "minari", "ee_delta"))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "out"))
@@ -320,7 +323,7 @@ def test_minari_can_have_what_the_expert_wants_where_that_was_done(
         ("lab/My.Task", "komo/my-task/expert-v0"),
     ],
 )
-def test_minari_ids(env_id: str, expected: str) -> None:
+def test_minari_ids(minari: Any, env_id: str, expected: str) -> None:
     from experts.minari import dataset_id
 
     assert dataset_id(env_id) == expected
@@ -363,6 +366,7 @@ def test_the_command(to: str, paths: dict[str, Path], tmp_path: Path, command: C
 
 
 def test_what_cannot_be_exported(
+    minari: Any,
     paths: dict[str, Path],
     tmp_path: Path,
     command: Command,
@@ -401,6 +405,9 @@ def test_nothing_is_left_of_an_export_that_stops(
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if to == "minari":
+        pytest.importorskip("minari")
+
     def track(file: DemoFile, *_: Any, **__: Any) -> Iterator[Demo]:
         yield file[0]
         raise error("no more")

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +23,11 @@ def parse(arguments: type[Arguments], module: str, repeatable: tuple[str, ...] =
 
     The fields' docstrings are the help. Words that do not fit, empty ones and options given twice,
     but for the ``repeatable``, end the process with exit code 2 and one line on stderr.
+
+    From here on, SIGTERM, which a scheduler sends when time is up, is answered like Ctrl-C: by a
+    KeyboardInterrupt.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     words = sys.argv[1:]
     for option, count in Counter(word.partition("=")[0] for word in words).items():
         if option.startswith("--") and count > 1 and option not in repeatable:

@@ -10,21 +10,29 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A scratch file beside ``path``, which takes its place if nothing is raised inside.
+def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """A scratch file, which takes the place of ``path`` if nothing is raised inside.
+
+    Args:
+        path: Of the file.
+        folder: Where the scratch file is, on the same disk; beside ``path`` if not given.
 
     Raises:
         OSError: It cannot be written. The error names ``path``.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    scratch = (folder or path.parent) / f".{path.name}.{os.getpid()}{path.suffix}"
     try:
         try:
             yield scratch
+            with scratch.open("rb") as written:
+                os.fsync(written.fileno())  # or a power cut could leave the name without content
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
     except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+        if error.errno is None or error.filename not in (None, str(scratch)):
+            raise  # it is of another file
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
 
 
 def write_text(path: Path, text: str) -> None:

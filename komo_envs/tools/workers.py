@@ -26,7 +26,7 @@ READY = "ready"
 
 
 class WorkerError(RuntimeError):
-    """A worker met something that is not the policy's fault, and that no other would do better."""
+    """A worker met something that no other would do better with."""
 
 
 Task = TypeVar("Task", bound=tuple[Any, ...])
@@ -54,6 +54,10 @@ class Played(Generic[Task, Answer]):
     """How many workers died on it."""
     last_death: str
     """How the last of them ended; empty if none did."""
+
+    def given_up(self) -> str:
+        """Why it was given up, in words."""
+        return f"{ATTEMPTS} worker processes died, the last one with {self.last_death}"
 
 
 @dataclass(eq=False)
