@@ -138,6 +138,8 @@ def test_interrupted_it_says_how_to_go_on(tmp_path: Path, push: Path) -> None:
     command = [sys.executable, "-m", "experts.collect", *map(str, arguments)]
     process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(list(parts.glob("[0-9]*.h5"))) >= 2)
+    for worker in workers_of(process.pid):  # so that it does not end meanwhile
+        os.kill(worker, signal.SIGSTOP)
     busy = run("collect", *arguments)
     assert busy.returncode == 2
     assert "another run is writing there" in busy.stderr
