@@ -4,7 +4,7 @@
 # what is left to do.
 #
 #   ./setup.sh                      what it takes to run
-#   ./setup.sh --dev                and to test: a virtual screen, pytest, PyTorch, ...
+#   ./setup.sh --dev                and to test: a virtual screen, pytest, ...
 #   PYTHON=python3.12 ./setup.sh    with this Python; else python3, or any from 3.10 to 3.13
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"

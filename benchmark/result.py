@@ -33,6 +33,18 @@ THRESHOLDS = (0.01, 0.02, 0.05)
 
 
 @dataclass(frozen=True, config=_CONFIG)
+class Learning:
+    """What it took to train a policy."""
+
+    parameters: Count
+    """Numbers that were learned."""
+    demonstrations: Count
+    minutes: Length
+    hardware: str
+    """In words."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class PolicyIdentity:
     """Which policy was scored."""
 
@@ -43,6 +55,8 @@ class PolicyIdentity:
     """Whether it saw more than its observations: the state of the simulation."""
     sha256: Sha256
     """Hash of all that defines its behaviour."""
+    learning: Learning | None = None
+    """None if it did not learn, or does not say."""
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -110,7 +110,10 @@ class Player:
         if self._env is None or self._policy is None or env_id != self._env_id:
             self.close()
             self._policy = load_policy(self._spec, env_id)
-            self._env = gym.make(env_id, render_mode="rgb_array", disable_env_checker=True)
+            options = getattr(self._policy, "env_options", {})
+            self._env = gym.make(
+                env_id, render_mode="rgb_array", disable_env_checker=True, **options
+            )
             self._env_id = env_id
             if getattr(self._policy, "privileged", False):
                 self._policy.attach(self._env)  # type: ignore[attr-defined]

@@ -16,13 +16,22 @@ import tyro
 from benchmark.display import progress, show_scores, summary
 from benchmark.episode_log import Entry, EpisodeLog
 from benchmark.protocol import SOURCES, choose_envs, choose_seeds
-from benchmark.result import Commit, PolicyIdentity, Result, Setup, load_result, save_result, score
+from benchmark.result import (
+    Commit,
+    Learning,
+    PolicyIdentity,
+    Result,
+    Setup,
+    load_result,
+    save_result,
+    score,
+)
 from benchmark.rollout import Job, Player, lost
 from komo_envs.suite import SUITE
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.workers import WorkerError, Workers
-from policies import load_policy
+from policies import Policy, load_policy
 from policies.identity import hash_policy
 
 MODULE = "benchmark.run"
@@ -33,7 +42,7 @@ class Arguments:
     """Score a policy. The same command with the same --out goes on where it stopped."""
 
     policy: str
-    """expert, random or zero."""
+    """expert, random, zero, or the folder of a checkpoint."""
     env: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Ids of the environments, or module:Id; those of the suite if none is given."""
     episodes: int | None = None
@@ -109,6 +118,7 @@ def prepare(arguments: Arguments) -> EpisodeLog:
             kind=arguments.policy,
             privileged=bool(getattr(policies[0], "privileged", False)),
             sha256=sha256,
+            learning=_learning(policies[0]),
         ),
         envs=envs,
         seeds=(seeds.start, seeds.stop),
@@ -120,8 +130,13 @@ def prepare(arguments: Arguments) -> EpisodeLog:
         command=_command(),
     )
     # With microseconds, for several runs may begin in the same second.
-    folder = arguments.out or Path("runs") / f"{arguments.policy}-{now:%Y%m%d-%H%M%S-%f}"
+    folder = arguments.out or Path("runs") / f"{Path(arguments.policy).name}-{now:%Y%m%d-%H%M%S-%f}"
     return EpisodeLog(folder, setup)
+
+
+def _learning(policy: Policy) -> Learning | None:
+    said = getattr(policy, "learning", None)
+    return None if said is None else Learning(**said)
 
 
 def _command() -> str:

@@ -1,4 +1,4 @@
-"""Measure the speed of environments and experts: ``python -m benchmark.speed``."""
+"""Measure the speed of environments, experts and students: ``python -m benchmark.speed``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ from komo_envs.suite import VALIDATION
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import check_writable, write_text
+from policies.acting import load_student
+from policies.checkpoint import read_card
+from policies.load import PRETRAINED
 
 MODULE = "benchmark.speed"
 
@@ -42,7 +45,7 @@ ONE_OF_EACH = ("KomoPush-v0", "KomoShelf-v0")
 Item = TypeVar("Item")
 
 Speeds = dict[str, dict[str, Any]]
-"""By environment: its ``"steps"``, by mode, and its ``"expert"``."""
+"""By environment: its ``"steps"``, by mode, its ``"expert"``, and its ``"students"``, by name."""
 
 WARM_UP = 10
 """Steps of each round that are not counted: the first ones fill caches."""
@@ -50,7 +53,7 @@ WARM_UP = 10
 
 @dataclass(frozen=True)
 class Arguments:
-    """Measure the speed of environments and their experts, in one process."""
+    """Measure the speed of environments, their experts and students, in one process."""
 
     env: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Ids of the environments, or module:Id; one of each task of the suite if none is given."""
@@ -59,7 +62,10 @@ class Arguments:
     steps: int = 200
     """Steps of a mode in each round."""
     episodes: int = 20
-    """Episodes of each expert."""
+    """Episodes of each expert, and of each student."""
+    policies: tuple[Path, ...] | None = None
+    """Folders of students; those that come with the project, of these environments, if not
+    given."""
     out: Path | None = None
     """A JSON file for the measurements."""
 
@@ -108,6 +114,11 @@ def main() -> None:
         envs = choose_envs(arguments.env, default=ONE_OF_EACH)
         for env_id in envs:
             make_expert(env_id)
+        folders = PRETRAINED.iterdir() if arguments.policies is None else arguments.policies
+        students = {folder: read_card(folder).layout.env_id for folder in sorted(folders)}
+        for folder, env_id in students.items():
+            if arguments.policies is not None and env_id not in envs:
+                raise ValueError(f"--policies {folder}: is of {env_id}, which is not measured")
         for name in ("rounds", "steps", "episodes"):
             if getattr(arguments, name) < 1:
                 raise ValueError(f"--{name} {getattr(arguments, name)}: expected 1 or more")
@@ -116,15 +127,20 @@ def main() -> None:
     except (ValueError, ImportError) as error:
         fail(MODULE, error)
     try:
-        measure(arguments, envs)
+        measure(arguments, envs, students)
     except KeyboardInterrupt:
         fail(MODULE, "interrupted", code=130)
     except OSError as error:
         fail(MODULE, f"stopped: {error}", code=1)
 
 
-def measure(arguments: Arguments, envs: tuple[str, ...]) -> None:
+def measure(arguments: Arguments, envs: tuple[str, ...], students: dict[Path, str]) -> None:
     """Measure, write what was asked for, and print it.
+
+    Args:
+        arguments: Of the command.
+        envs: Ids of environments.
+        students: Folders of students, and the environment of each.
 
     Raises:
         OSError: The file cannot be written.
@@ -136,6 +152,11 @@ def measure(arguments: Arguments, envs: tuple[str, ...]) -> None:
         env_id: {
             "steps": {mode: times[env_id, mode].medians() for mode in MODES},
             "expert": measure_expert(env_id, arguments.episodes),
+            "students": {
+                folder.name: measure_student(folder, env_id, arguments.episodes)
+                for folder, learned in students.items()
+                if learned == env_id
+            },
         }
         for env_id in envs
     }
@@ -214,6 +235,33 @@ def measure_expert(env_id: str, episodes: int) -> dict[str, float]:
     }
 
 
+def measure_student(folder: Path, env_id: str, episodes: int) -> dict[str, float]:
+    """Play the first validation seeds with a student.
+
+    Returns:
+        The median duration and the 95th percentile of its predictions of a chunk, in ms, on as
+        many threads as PyTorch takes; and the median of an episode's duration, as episodes a
+        minute.
+    """
+    student = load_student(folder, env_id)
+    env = gym.make(env_id, disable_env_checker=True, **student.env_options)
+    durations: list[float] = []
+    try:
+        for seed in show_progress(VALIDATION[:episodes], folder.name):
+            started = perf_counter()
+            for _ in steps_of_episode(env, student, seed):
+                pass
+            durations.append(perf_counter() - started)
+    finally:
+        env.close()
+    chunks = [1000 * seconds for seconds in student.chunk_seconds]
+    return {
+        "chunk_ms": float(np.median(chunks)),
+        "chunk_ms_95": float(np.percentile(chunks, 95)),
+        "episodes_per_minute": 60 / statistics.median(durations),
+    }
+
+
 def show_progress(items: Sequence[Item], what: str) -> Iterable[Item]:
     """``items``, with a bar on stderr that moves only between them: no thread takes time."""
     console = Console(stderr=True)
@@ -235,8 +283,15 @@ def show(speeds: Speeds, episodes: int) -> None:
         first, most, planning, plans, rate = speed["expert"].values()
         times = (f"{ms:.0f}" for ms in (first, most, planning))
         experts.add_row(env_id, *times, f"{plans:.1f}", f"{rate:.0f}")
+    students = _table(f"Students, {episodes} episodes each")
+    for heading in ("student", "chunk ms", "95 %", "episodes/min"):
+        students.add_column(heading, justify="left" if heading == "student" else "right")
+    for env_id, speed in speeds.items():
+        for name, numbers in speed["students"].items():
+            median, most, rate = numbers.values()
+            students.add_row(env_id, name, f"{median:.1f}", f"{most:.1f}", f"{rate:.0f}")
     console = Console(markup=False, highlight=False)
-    console.print(steps, "", experts, sep="\n")
+    console.print(steps, "", experts, "", students, sep="\n")
 
 
 def _table(title: str) -> Table:

@@ -8,19 +8,19 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import h5py
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experts.card import check_card, summary, write_card
-from experts.demos import DemoFile, demo_bytes, write_head
+from experts.demos import Demo, DemoFile, demo_bytes, write_head
 from experts.recorder import MOST_NOISE, Recipe, Recorder
 from komo_envs.ids import find_spec
 from komo_envs.suite import TRAIN
@@ -61,21 +61,44 @@ def main() -> None:
         fail(MODULE, error)
     except OSError as error:
         fail(MODULE, f"stopped: {error}", code=1)
+    recipe = recipe_of(arguments)
+    make_player = partial(PartRecorder, partial(Recorder, recipe), recipe.control_mode, parts)
+    produce(MODULE, parts, seeds_of(arguments), head, make_player, arguments.workers)
+
+
+def produce(
+    module: str,
+    parts: Parts,
+    seeds: range,
+    head: dict[str, Any],
+    make_player: Callable[[], PartRecorder],
+    workers: int | None,
+) -> None:
+    """Collect what is missing into a file with its card, and say how it went; end if it failed.
+
+    Args:
+        module: Of the command.
+        parts: Of the file.
+        seeds: One for each demonstration.
+        head: What the file is to say of all its demonstrations.
+        make_player: Makes what a worker has; it is pickled.
+        workers: How many; as many as there are cores if None.
+    """
     try:
         with parts.opened(head):
-            if not arguments.out.exists():
-                collect(arguments, head, parts)
-            with DemoFile(arguments.out) as file:
+            if not parts.out.exists():
+                collect(parts, seeds, head, make_player, workers)
+            with DemoFile(parts.out) as file:
                 write_card(file)
                 text = summary(file)
             parts.remove()
     except ValueError as error:
-        fail(MODULE, error)
+        fail(module, error)
     except KeyboardInterrupt:
-        fail(MODULE, f"interrupted; {parts}", code=130)
+        fail(module, f"interrupted; {parts}", code=130)
     except (WorkerError, OSError, RuntimeError) as error:
-        fail(MODULE, f"stopped: {error}; {parts}", code=1)
-    with printing(MODULE, f"{arguments.out} is complete"):
+        fail(module, f"stopped: {error}; {parts}", code=1)
+    with printing(module, f"{parts.out} is complete"):
         print(text)
 
 
@@ -92,8 +115,6 @@ def check(arguments: Arguments) -> dict[str, Any]:
         find_spec(arguments.env)
     except ValueError as error:
         raise ValueError(f"--env {error}") from None
-    if arguments.out.suffix != ".h5":
-        raise ValueError(f"--out {arguments.out}: expected a name that ends in .h5")
     for name in ("episodes", "workers"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -112,12 +133,28 @@ def check(arguments: Arguments) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise ValueError(f"--env {arguments.env}: {error}") from error
     head = recorder.head(seeds)
-    if arguments.out.exists():
-        with DemoFile(arguments.out) as file:
-            _check_same(arguments.out, file.head, head)
-    else:
-        check_card("--out", arguments.out)
+    check_output(arguments.out, head)
     return head
+
+
+def check_output(out: Path, head: dict[str, Any]) -> None:
+    """Check what is there already.
+
+    Args:
+        out: The file of demonstrations that is to be.
+        head: What it is to say of them all.
+
+    Raises:
+        ValueError: It is of another kind, or there and holds something else, or there is something
+            where its card would be.
+    """
+    if out.suffix != ".h5":
+        raise ValueError(f"--out {out}: expected a name that ends in .h5")
+    if out.exists():
+        with DemoFile(out) as file:
+            _check_same(out, file.head, head)
+    else:
+        check_card("--out", out)
 
 
 def recipe_of(arguments: Arguments) -> Recipe:
@@ -147,13 +184,13 @@ class Parts:
     """The folder of what is finished while a file is collected: one small file a demonstration."""
 
     def __init__(self, out: Path) -> None:
-        self._out = out
+        self.out = out
         self.folder = out.with_name(f"{out.name}.parts")
 
     def __str__(self) -> str:
         """What there is, for who wants to go on."""
-        if self._out.exists():
-            return f"{self._out} is complete, but not its card; the same command makes it"
+        if self.out.exists():
+            return f"{self.out} is complete, but not its card; the same command makes it"
         count = len(list(self.folder.glob("[0-9]*.h5")))
         return f"{count} demonstrations are kept, and the same command goes on"
 
@@ -169,18 +206,18 @@ class Parts:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / "lock").open("wb")
         except OSError as error:
-            raise ValueError(f"--out {self._out}: cannot be written to: {error.strerror}") from None
+            raise ValueError(f"--out {self.out}: cannot be written to: {error.strerror}") from None
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(f"--out {self._out}: another run is writing there") from None
+                raise ValueError(f"--out {self.out}: another run is writing there") from None
             if setup.exists():
                 _check_same(self.folder, self._read(setup), head)
             else:
                 names = {file.name for file in self.folder.iterdir()} - {"lock"}
                 if not all(name.startswith(".setup.json.") for name in names):
-                    raise ValueError(f"--out {self._out}: {self.folder} is there, and not ours")
+                    raise ValueError(f"--out {self.out}: {self.folder} is there, and not ours")
                 write_text(setup, json.dumps(head))
             for scratch in self.folder.glob(".*"):  # of a process that was killed
                 scratch.unlink(missing_ok=True)
@@ -191,7 +228,7 @@ class Parts:
             return dict(json.loads(setup.read_text()))
         except (ValueError, TypeError) as error:
             raise ValueError(
-                f"--out {self._out}: {setup} is damaged; remove {self.folder} to begin anew"
+                f"--out {self.out}: {setup} is damaged; remove {self.folder} to begin anew"
             ) from error
 
     def finished(self, seeds: range) -> dict[int, bool]:
@@ -225,17 +262,28 @@ class Job(NamedTuple):
         return f"seed {self.seed}"
 
 
+class Records(Protocol):
+    """What records demonstrations: a ``Recorder``, say."""
+
+    def record(self, seed: int) -> Demo:
+        """Play the episode of a seed."""
+
+    def close(self) -> None:
+        """Close the env."""
+
+
 class PartRecorder:
     """What a worker has: it records demonstrations into files of their own.
 
     Args:
-        recipe: Of the demonstrations.
-        parts: Where they go.
+        make_recorder: Makes what records.
+        mode: The control mode of its env.
+        parts: Where the demonstrations go.
     """
 
-    def __init__(self, recipe: Recipe, parts: Parts) -> None:
-        self._recorder = Recorder(recipe)
-        self._mode = recipe.control_mode
+    def __init__(self, make_recorder: Callable[[], Records], mode: str, parts: Parts) -> None:
+        self._recorder = make_recorder()
+        self._mode = mode
         self._parts = parts
 
     def play(self, seed: int) -> bool:
@@ -250,26 +298,28 @@ class PartRecorder:
         self._recorder.close()
 
 
-def collect(arguments: Arguments, head: dict[str, Any], parts: Parts) -> None:
-    """Record what is missing, and put it all together.
+def collect(
+    parts: Parts,
+    seeds: range,
+    head: dict[str, Any],
+    make_player: Callable[[], PartRecorder],
+    workers: int | None,
+) -> None:
+    """Record what is missing, and put it all together; the arguments are those of ``produce``.
 
     Raises:
         WorkerError: A worker cannot go on.
         OSError: A file cannot be written.
     """
-    seeds = seeds_of(arguments)
     done = parts.finished(seeds)
     missing = [Job(seed) for seed in seeds if seed not in done]
-    workers = min(arguments.workers or provenance.usable_cores(), len(missing))
-    with (
-        Workers(workers, partial(PartRecorder, recipe_of(arguments), parts)) as pool,
-        Progressing(len(seeds), done) as display,
-    ):
+    count = min(workers or provenance.usable_cores(), len(missing))
+    with Workers(count, make_player) as pool, Progressing(len(seeds), done) as display:
         for played in pool.play(missing):
             if played.answer is None:
                 raise WorkerError(f"{played.task}: {played.given_up()}")
             display.add(played.answer)
-    assemble(arguments.out, seeds, head, parts)
+    assemble(parts.out, seeds, head, parts)
 
 
 def assemble(out: Path, seeds: range, head: dict[str, Any], parts: Parts) -> None:

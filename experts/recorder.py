@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
 from experts import Expert, make_expert
 from experts.demos import Demo, flatten, pack_state
@@ -50,8 +52,9 @@ class Recipe:
 class Student(Protocol):
     """Whoever acts while the expert says what it would do: anything with ``predict``."""
 
-    def predict(self, obs: Any, /, **kwargs: Any) -> tuple[Array, Any]:
-        """The next action (A,), in the env's control mode, and a state."""
+    @property
+    def predict(self) -> Callable[..., tuple[NDArray[Any], Any]]:
+        """Gives the next action (A,), in the env's control mode, and a state."""
 
 
 class Recorder:
@@ -102,13 +105,16 @@ class Recorder:
         }
         return dict(json.loads(json.dumps(head)))  # as it will be read again
 
-    def record(self, seed: int, student: Student | None = None) -> Demo:
+    def record(
+        self, seed: int, student: Student | None = None, handover: int | None = None
+    ) -> Demo:
         """Play the episode of a seed.
 
         Args:
             seed: Of the scene, and of whatever else is drawn.
             student: Acts in place of the expert, whose actions are recorded all the same: what it
                 would do where the student has gone.
+            handover: After so many steps the expert acts itself; never if None.
         """
         env, inner, expert = self.env, self._inner, self.expert
         expert.set_random_seed(seed)
@@ -117,7 +123,8 @@ class Recorder:
         obs: dict[str, list[np.ndarray]] = defaultdict(list)
         actions: dict[str, list[np.ndarray]] = defaultdict(list)
         states: list[np.ndarray] = []
-        executed, rewards, infos = [], [], []
+        executed: list[Array] = []
+        rewards, infos = [], []
         state, start, terminated, truncated = None, True, False, False
         style: dict[str, Any] = {}
         _observe(obs, states, inner, observation)
@@ -131,7 +138,7 @@ class Recorder:
                 aim = command if mode == "joint" else wanted
                 actions[mode].append(inner.controller.encode(aim, mode))
             actions[inner.control_mode][-1] = action
-            if student is not None:
+            if student is not None and (handover is None or len(executed) < handover):
                 first = np.array([start])
                 action, state = student.predict(observation, state=state, episode_start=first)
                 start = False

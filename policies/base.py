@@ -20,6 +20,10 @@ class Policy(Protocol):
     Stable-Baselines3 is a policy as it stands.
 
     - ``name: str``: what to call it; else the name of its class.
+    - ``env_options: Mapping[str, Any]``: the keyword arguments of ``gym.make`` that its
+      observations and actions ask for; else the environment's defaults.
+    - ``learning: Mapping[str, Any]``: what it took to train: ``parameters`` and
+      ``demonstrations``, numbers, ``minutes``, and ``hardware`` in words.
     - ``privileged: bool``: whether it sees more than its observations. Such a policy has
       ``attach(env)``, and is handed its environment once, before its first episode there.
     - ``set_random_seed(seed: int)``: called before every episode, so that what the policy draws

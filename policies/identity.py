@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 from komo_envs.tools.provenance import hash_sources
-from policies.load import check_spec
+from policies.load import CARD, WEIGHTS, check_spec
 
 SOURCES = {"expert": "experts", "random": "policies.trivial", "zero": "policies.trivial"}
 """The package or module whose source defines each built-in policy."""
@@ -14,6 +17,21 @@ def hash_policy(spec: str) -> str:
 
     Raises:
         ValueError: There is no such policy.
+        OSError: A file of a checkpoint cannot be read.
     """
     check_spec(spec)
+    if spec not in SOURCES:
+        return hash_checkpoint(Path(spec))
     return hash_sources(SOURCES[spec])
+
+
+def hash_checkpoint(folder: Path) -> str:
+    """The sha256 over both files of a checkpoint.
+
+    Raises:
+        OSError: One cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name in (CARD, WEIGHTS):
+        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return digest.hexdigest()

@@ -12,19 +12,29 @@ from policies.base import Policy
 from policies.trivial import RandomPolicy, ZeroPolicy
 
 BUILT_IN = ("expert", "random", "zero")
+CARD, WEIGHTS = "policy.json", "model.safetensors"
+"""The files of a checkpoint."""
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""The checkpoints that come with the project: a folder each."""
 
 
 def load_policy(spec: str, env_id: str) -> Policy:
     """Load a policy for an environment.
 
     Args:
-        spec: ``"expert"``, ``"random"`` or ``"zero"``.
-        env_id: A registered id, or ``"module:Id"``; the policy is for its default options.
+        spec: ``"expert"``, ``"random"`` or ``"zero"``, or the folder of a checkpoint.
+        env_id: A registered id, or ``"module:Id"``; the policy is for its default options, or for
+            those that its ``env_options`` name.
 
     Raises:
         ValueError: There is no such policy, or none for this environment.
+        OSError: A file of a checkpoint cannot be read.
     """
     check_spec(spec)
+    if spec not in BUILT_IN:
+        from policies.acting import load_student  # imports PyTorch, which the others do without
+
+        return load_student(Path(spec), env_id)
     if spec == "expert":
         from experts import make_expert  # imports the planner, which the others do without
 
@@ -53,14 +63,16 @@ def check_spec(spec: str) -> None:
     if not path.exists():
         raise ValueError(f"policy {spec!r}: expected {built_in} or a path, and {path} is not there")
     if path.is_dir():
-        kind = "checkpoint folders" if (path / "policy.json").is_file() else "folders"
-        missing = "policy.json and model.safetensors cannot be read yet"
-    elif path.suffix == ".zip":
+        if not (path / CARD).is_file():
+            raise ValueError(f"policy {spec!r}: is no checkpoint: the folder has no {CARD}")
+        return
+    if path.suffix == ".zip":
         kind, missing = "models of Stable-Baselines3", "there is no adapter for its .zip files yet"
     elif path.suffix == ".py":
         kind, missing = "policies in Python files", "code from outside the project is not run yet"
     else:
         kind, missing = f"files ending in {path.suffix!r}", "no kind of policy is kept in them"
     raise ValueError(
-        f"policy {spec!r}: {kind} cannot be scored by this version: {missing}; expected {built_in}"
+        f"policy {spec!r}: {kind} cannot be scored by this version: {missing}; "
+        f"expected {built_in}, or the folder of a checkpoint"
     )

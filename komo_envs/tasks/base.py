@@ -80,6 +80,10 @@ class Task(Protocol):
     def privileged_high(self) -> Array:
         """Bounds (P,) of the absolute values of ``privileged``."""
 
+    @property
+    def visible(self) -> Mask:
+        """Which numbers (P,) of ``privileged`` a picture shows: places and sizes, say."""
+
     def sample_scene(self, rng: np.random.Generator) -> Scene:
         """Draw a scene."""
 

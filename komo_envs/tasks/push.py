@@ -169,6 +169,12 @@ class Push(Task):
         obstacle = [3.0, 3.0, OBSTACLE_RADIUS[1]]
         return np.array([*STATE_HIGH, *numbers, *obstacle * self._most_obstacles()])
 
+    @property
+    def visible(self) -> Mask:
+        """Of the puck its pose and its radius, and all of the obstacles."""
+        numbers = [name == "puck_radius" for name in drawn(self, DRAWN)]
+        return np.array([True] * 6 + [False] * 6 + numbers + [True] * 3 * self._most_obstacles())
+
     def sample_scene(self, rng: np.random.Generator) -> Scene:
         """Start and target, uniform over the reachable table at a distance within ``DISTANCE``.
 

@@ -268,6 +268,14 @@ class Shelf(Task):
         neighbours = (pose + [high for _, high in NEIGHBOUR_SIZE]) * self._most_neighbours()
         return np.array(pose + velocity + numbers + neighbours)
 
+    @property
+    def visible(self) -> Mask:
+        """Of the cuboid its pose and its size, and all of the neighbours."""
+        sizes = ("cuboid_width", "cuboid_depth", "cuboid_height")
+        numbers = [name in sizes for name in drawn(self, DRAWN)]
+        neighbours = [True] * 12 * self._most_neighbours()
+        return np.array([True] * 9 + [False] * 6 + numbers + neighbours)
+
     def sample_scene(self, rng: np.random.Generator) -> Scene:
         """A cuboid anywhere in the compartment, uniform over what leaves the hook room."""
         # How many there are is drawn once, or fewer would come through more often.

@@ -157,7 +157,7 @@ class Workers(Generic[Answer]):
         process = context.Process(target=_work, args=(theirs, self._make_player), daemon=False)
         # Listed before it starts, so that it ends with the others whatever happens meanwhile.
         self._workers.append(_Worker(process, ours))
-        with theirs, _worker_environment():  # closed here, our end notices when the worker dies
+        with theirs, worker_environment():  # closed here, our end notices when the worker dies
             process.start()
 
 
@@ -177,7 +177,7 @@ def _work(connection: Connection, make_player: Callable[[], Player[Any]]) -> Non
 
 
 @contextlib.contextmanager
-def _worker_environment() -> Iterator[None]:
+def worker_environment() -> Iterator[None]:
     """What a worker inherits: one thread for linear algebra, and no ears for Ctrl-C.
 
     As many workers as cores would slow each other down with more threads; and sums in another

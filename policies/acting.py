@@ -1,0 +1,238 @@
+"""A student acts: history, chunks and batches, behind the contract of every policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from komo_envs.env import KomoEnv
+from komo_envs.ids import find_spec
+from policies.base import Observation
+from policies.checkpoint import load_checkpoint
+from policies.config import Architecture
+from policies.data import IMAGES, layout_of, privileged, seen
+from policies.dinov2 import Backbone
+from policies.student import Student
+from policies.trivial import batch_shape
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def env_options(student: Student) -> dict[str, Any]:
+    """The keyword arguments of ``gym.make`` that a student's observations and actions ask for."""
+    layout, architecture = student.layout, student.architecture
+    privileged = architecture.encoder == "state"
+    return {
+        "obs_mode": "state" if privileged else architecture.modality,
+        "control_mode": layout.control_mode,
+        "cameras": (layout.camera,),
+        "image_size": layout.image_size,
+    }
+
+
+@dataclass
+class Memory:
+    """What a student remembers of B episodes."""
+
+    history: Arrays
+    """(M, B, ...) each: what was seen at the last moments, the present one last."""
+    chunk: NDArray[np.float32]
+    """(B, N, A), the last that was predicted."""
+    done: NDArray[np.int64]
+    """(B,), how many of its actions were carried out."""
+
+
+class StudentPolicy:
+    """A trained student as a policy.
+
+    Args:
+        student: In the state that it is to act in.
+        observation_space: Of the env that it acts in, with ``obs_mode``.
+        action_space: Of that env.
+        name: What to call it.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        observation_space: spaces.Dict,
+        action_space: spaces.Box,
+        name: str = "student",
+    ) -> None:
+        self.student = student.eval()
+        self.name = name
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.env_options = env_options(student)
+        self.learning: dict[str, Any] | None = None
+        """What it took to train, as a result says it."""
+        self.chunk_seconds: list[float] = []
+        """Wall time of every prediction so far."""
+        self.execute = student.architecture.execute
+        self._backbone: Backbone | None = None
+        if student.architecture.encoder == "dinov2":
+            self._backbone = load_backbone(student.architecture)
+        self.set_random_seed(0)
+
+    @classmethod
+    def of_env(
+        cls, student: Student, env: gym.Env[Any, Any], name: str = "student"
+    ) -> StudentPolicy:
+        """A student that acts in an env which was made with its ``env_options``."""
+        observation_space, action_space = env.observation_space, env.action_space
+        assert isinstance(observation_space, spaces.Dict)
+        assert isinstance(action_space, spaces.Box)
+        return cls(student, observation_space, action_space, name)
+
+    @property
+    def privileged(self) -> bool:
+        """Whether it sees the state of the simulation, in its observations."""
+        return self.student.architecture.encoder == "state"
+
+    def set_random_seed(self, seed: int) -> None:
+        """Let what a diffusion head draws from here on depend on ``seed`` alone."""
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def predict(
+        self,
+        obs: Observation,
+        state: Memory | None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[NDArray[Any], Memory]:
+        """The next action (A,), or (B, A) for a batch; and what to remember.
+
+        Raises:
+            ValueError: An observation is not of the observation space.
+        """
+        single = not batch_shape(obs, self.observation_space)
+        now = self._parts(obs, single)
+        count = len(now["agent_pos"])
+        start = np.ones(count, bool) if state is None else np.zeros(count, bool)
+        if episode_start is not None:
+            start |= np.asarray(episode_start, bool)
+        memory = self._remember(now, state, start)
+        due = np.flatnonzero(memory.done >= self.execute)
+        if len(due):
+            started = perf_counter()
+            memory.chunk[due] = self._predict({k: v[:, due] for k, v in memory.history.items()})
+            memory.done[due] = 0
+            self.chunk_seconds.append(perf_counter() - started)
+        action = memory.chunk[np.arange(count), memory.done]
+        memory.done += 1
+        action = np.clip(action, self.action_space.low, self.action_space.high)
+        return (action[0] if single else action), memory
+
+    def _parts(self, obs: Observation, single: bool) -> Arrays:
+        """What the student reads of observations, with a batch axis."""
+        if self.privileged:
+            layout = self.student.layout
+            size = len(self.student.agent_pos_scale.mean)
+            parts = {
+                "agent_pos": obs["observation"][..., :size],
+                "goal": obs["desired_goal"][..., :-1],
+                "state": privileged(obs, seen(layout, privileged=True)),
+            }
+        else:
+            modality = self.student.architecture.modality
+            parts = {
+                "images": obs[IMAGES[modality]],
+                "agent_pos": obs["agent_pos"],
+                "goal": obs["goal"],
+            }
+            if modality == "depth":  # as precise as in demonstrations
+                parts["images"] = np.round(parts["images"] * 1000.0).astype(np.float32) / 1000.0
+        parts = {key: np.asarray(part)[None] if single else part for key, part in parts.items()}
+        if self._backbone is not None:
+            parts["images"] = self._backbone.features(torch.from_numpy(parts["images"])).numpy()
+        return parts
+
+    def _remember(self, now: Arrays, memory: Memory | None, start: NDArray[np.bool_]) -> Memory:
+        a, actions = self.student.architecture, self.student.layout.action_size
+        if memory is None or start.all():
+            return Memory(
+                history={key: np.repeat(part[None], a.context, 0) for key, part in now.items()},
+                chunk=np.zeros((len(start), a.chunk, actions), np.float32),
+                done=np.full(len(start), self.execute),
+            )
+        history = {
+            key: np.concatenate([memory.history[key][1:], part[None]]) for key, part in now.items()
+        }
+        done = np.where(start, self.execute, memory.done)
+        for key, part in now.items():
+            history[key][:, start] = part[start]
+        return Memory(history, memory.chunk.copy(), done)
+
+    @torch.inference_mode()
+    def _predict(self, history: Arrays) -> NDArray[np.float32]:
+        """Chunks (B, N, A) of histories (M, B, ...)."""
+        student = self.student
+        tensors = {key: torch.from_numpy(part).flatten(0, 1) for key, part in history.items()}
+        context, count = history["agent_pos"].shape[:2]
+        state = tensors.get("state")
+        tokens, estimate = student.tokens(
+            tensors.get("images"), tensors["agent_pos"], tensors["goal"], state
+        )
+        way = student.way(tensors["goal"], state, estimate)[-count:]
+        tokens = tokens.unflatten(0, (context, count)).transpose(0, 1)  # (B, M, D)
+        now = tensors["agent_pos"][-count:]
+        return student.chunk(tokens, now, way, self._generator).numpy()
+
+
+def load_backbone(architecture: Architecture) -> Backbone:
+    """The DINOv2 that a student learned with.
+
+    Raises:
+        ValueError: It is not there, or another.
+        ImportError: transformers is not installed.
+    """
+    backbone = Backbone(architecture.backbone)
+    if backbone.sha256 != architecture.backbone_sha256:
+        raise ValueError(
+            f"backbone {backbone.name}: has the weights {backbone.sha256}; expected those that the "
+            f"student learned with, {architecture.backbone_sha256}"
+        )
+    return backbone
+
+
+def load_student(folder: Path, env_id: str) -> StudentPolicy:
+    """A checkpoint as a policy for an env.
+
+    Raises:
+        ValueError: It is no checkpoint, or one for another task.
+        OSError: It cannot be read.
+    """
+    student, card = load_checkpoint(folder)
+    layout = card.layout
+    task, learned = (find_spec(name).kwargs["task"] for name in (env_id, layout.env_id))
+    env = gym.make(env_id, disable_env_checker=True, **env_options(student))
+    try:
+        assert isinstance(env.unwrapped, KomoEnv)
+        here = replace(layout_of(env.unwrapped, env_id), env_id=layout.env_id)
+        # A student of pictures may meet other things than it knows, and a state has no place
+        # for them.
+        if card.architecture.encoder != "state":
+            here = replace(here, visible=layout.visible)
+        if task != learned or here != layout:
+            raise ValueError(
+                f"policy {folder}: learned {layout.env_id}, and cannot act in {env_id}, "
+                "which is another task, or has another state"
+            )
+        policy = StudentPolicy.of_env(student, env, card.name)
+    finally:
+        env.close()
+    policy.learning = {
+        "parameters": sum(part.numel() for part in student.parameters()),
+        "demonstrations": card.origin.demonstrations,
+        "minutes": card.origin.minutes,
+        "hardware": card.origin.hardware,
+    }
+    return policy

@@ -1,0 +1,376 @@
+"""Demonstrations in memory, and windows of them to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from experts.demos import DemoFile, image_names
+from komo_envs.control import CONTROL_MODES
+from komo_envs.env import KomoEnv
+from policies.config import Modality
+from policies.dinov2 import Backbone, cached_features
+
+Floats = NDArray[np.float32]
+
+VECTORS = ("agent_pos", "goal", "observation", "achieved_goal")
+"""What is read of observations besides images."""
+IMAGES: dict[Modality, str] = {"rgb": "pixels", "depth": "depth"}
+"""The key of the images of each modality, in observations and in files."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of an env's vectors are, and which env it is."""
+
+    env_id: str
+    control_mode: str
+    camera: str
+    image_size: int
+    action_size: int
+    command: tuple[int, int]
+    """First and end of the last command in ``agent_pos``, in the action's own coordinates; the same
+    number twice in ``ee_delta``, whose actions are relative to it as they are."""
+    tool: tuple[int, int]
+    """First and end of the end-effector's coordinates in ``agent_pos``."""
+    position: int
+    """How many numbers of a goal say where the object is to be."""
+    visible: tuple[bool, ...]
+    """Which numbers of the privileged state a picture shows."""
+
+
+def layout_of(env: KomoEnv, env_id: str) -> Layout:
+    """The layout of an env of one camera and of square images.
+
+    Raises:
+        ValueError: It has several cameras, or images of another shape.
+    """
+    if len(env.cameras) != 1:
+        names = [camera.name for camera in env.cameras]
+        raise ValueError(f"cameras: {names}; a student sees through one")
+    height, width = env.image_size
+    if height != width:
+        raise ValueError(f"image_size: {(height, width)}; expected a square")
+    size = len(env.task.end_effector.names)
+    action_size = {"joint": 7, "ee": size, "ee_delta": size}
+    command = {"joint": (7, 14), "ee": (14 + size, 14 + 2 * size), "ee_delta": (0, 0)}
+    return Layout(
+        env_id=env_id,
+        control_mode=env.control_mode,
+        camera=env.cameras[0].name,
+        image_size=height,
+        action_size=action_size[env.control_mode],
+        command=command[env.control_mode],
+        tool=(14, 14 + size),
+        position=len(env.task.goal_low) - 1,
+        visible=tuple(map(bool, env.task.visible)),
+    )
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The moments of all demonstrations, one after another: N of them."""
+
+    images: NDArray[Any] | None
+    """uint8 (N, H, W, 3), uint16 (N, H, W, 1) in mm, or DINOv2's features (N, F), float32; None for
+    a student of states."""
+    agent_pos: Floats
+    """(N, P)"""
+    goal: Floats
+    """(N, G), where the object is to be"""
+    state: Floats
+    """(N, K), where it is, then what else is known of it: all that is privileged for a student of
+    states; what a picture shows of that, for others to learn to estimate"""
+    actions: Floats
+    """(N, A), what the expert wants"""
+    first: NDArray[np.int64]
+    """(N,), index of the first moment of the same episode"""
+    last: NDArray[np.int64]
+    """(N,), index of its last moment"""
+    taught: NDArray[np.bool_]
+    """(N,), whether a window may start here: the expert itself acted from here on"""
+
+    def __len__(self) -> int:
+        return len(self.agent_pos)
+
+
+def open_layout(paths: Sequence[Path], control_mode: str | None) -> Layout:
+    """The layout that the demonstrations of all files share.
+
+    Args:
+        paths: Of the files.
+        control_mode: Of the student; that of the env's default if None.
+
+    Raises:
+        ValueError: They are of several envs or of other images, or cannot be read.
+    """
+    if control_mode is not None and control_mode not in CONTROL_MODES:
+        raise ValueError(f"--control-mode {control_mode}: expected one of {CONTROL_MODES}")
+    layouts = []
+    for path in paths:
+        with DemoFile(path) as file:
+            env = file.make_env(obs_mode="state", **_mode_option(control_mode))
+            assert isinstance(env.unwrapped, KomoEnv)
+            try:
+                layouts.append(layout_of(env.unwrapped, file.env_id))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+            finally:
+                env.close()
+    for path, layout in zip(paths, layouts, strict=True):
+        if layout != layouts[0]:
+            raise ValueError(f"{path}: {layout}; expected the same as {paths[0]}, {layouts[0]}")
+    return layouts[0]
+
+
+def load_frames(
+    paths: Sequence[Path],
+    layout: Layout,
+    modality: Modality | None,
+    context: int,
+    episodes: int | None = None,
+    backbone: Backbone | None = None,
+) -> Frames:
+    """Read demonstrations, without those that fail, or teach nothing.
+
+    Args:
+        paths: Of the files.
+        layout: What they share.
+        modality: Which images to read; None for none.
+        context: How many moments a window looks at.
+        episodes: How many demonstrations to take, from the first ones of all files together; all
+            if None.
+        backbone: Whose features to take in place of the images; None for none.
+
+    Raises:
+        ValueError: There are fewer, or none succeeds.
+    """
+    parts: dict[str, list[Any]] = {name: [] for name in Frames.__dataclass_fields__}
+    count = start = 0
+    for path in paths:
+        with DemoFile(path) as file:
+            names = image_names(IMAGES[modality], file.cameras) if modality else {}
+            mask = seen(layout, privileged=modality is None)
+            features: list[Floats] = []
+            if backbone is not None:
+                every = cached_features(path, names[layout.camera], backbone)
+                ends = np.cumsum([file.group(i).attrs["num_samples"] for i in range(len(file))])
+                features = np.split(every, ends[:-1])
+            for index in range(len(file)):
+                if count == episodes:
+                    break
+                count += 1
+                group = file.group(index)
+                taught = _taught(file, group)
+                if not group.attrs["success"] or not taught.any():
+                    continue
+                # What nobody learns from is left out, but for what the first window looks back at.
+                begin = max(0, int(np.argmax(taught)) - context + 1)
+                obs = {name: group["obs"][name][begin:] for name in VECTORS}
+                length = len(taught) - begin
+                if backbone is not None:
+                    parts["images"].append(features[index][begin:])
+                elif modality:
+                    parts["images"].append(group["obs"][names[layout.camera]][begin:])
+                parts["agent_pos"].append(obs["agent_pos"])
+                parts["goal"].append(obs["goal"])
+                parts["state"].append(privileged(obs, mask))
+                parts["actions"].append(group[f"action_dict/{layout.control_mode}"][begin:])
+                parts["first"].append(np.full(length, start))
+                parts["last"].append(np.full(length, start + length - 1))
+                parts["taught"].append(taught[begin:])
+                start += length
+    if episodes is not None and count < episodes:
+        raise ValueError(f"--episodes {episodes}: there are {count} demonstrations")
+    if not start:
+        raise ValueError(f"--demos {', '.join(map(str, paths))}: none of {count} succeeds")
+    arrays: dict[str, Any] = {name: np.concatenate(part) for name, part in parts.items() if part}
+    return Frames(**{"images": None, **arrays})
+
+
+def _taught(file: DemoFile, group: h5py.Group) -> NDArray[np.bool_]:
+    """From which moments (T,) on nobody but the expert acted.
+
+    Noise does not count: what the expert wanted makes up for it.
+    """
+    wanted, done = group["actions"][:], group["executed_actions"][:]
+    if file.recipe["student"] is None:
+        return np.ones(len(done), bool)
+    others = (wanted != done).any(1)
+    return np.logical_not(np.logical_or.accumulate(others[::-1])[::-1])
+
+
+def seen(layout: Layout, privileged: bool) -> tuple[bool, ...]:
+    """Which numbers of the privileged state a student reads, or estimates."""
+    return tuple(privileged or visible for visible in layout.visible)
+
+
+def privileged(obs: Mapping[str, Any], mask: Sequence[bool]) -> Floats:
+    """Where the object is, and the numbers of the privileged state that ``mask`` (P,) names.
+
+    Args:
+        obs: Observations of states, (..., S) each, of an env or of a file.
+        mask: For each number, whether to take it.
+    """
+    position, state = obs["achieved_goal"][..., :-1], obs["observation"][..., -len(mask) :]
+    return np.concatenate([position, state[..., np.array(mask)]], -1)
+
+
+def _mode_option(control_mode: str | None) -> dict[str, str]:
+    return {} if control_mode is None else {"control_mode": control_mode}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What numbers are shifted and divided by, so that they have mean 0 and deviation 1."""
+
+    mean: Floats
+    deviation: Floats
+
+    @classmethod
+    def of(cls, values: Floats) -> Scale:
+        """The scale of values (N, ...), along the first axis."""
+        deviation = values.std(0, dtype=np.float64)
+        # What hardly varies tells nothing: its noise must not be blown up to the size of the rest.
+        deviation = np.where(deviation < LEAST_DEVIATION, 1.0, deviation)
+        return cls(values.mean(0, dtype=np.float64).astype(np.float32), deviation.astype("f4"))
+
+
+LEAST_DEVIATION = 1e-4
+"""m or rad."""
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The scales of all that a student reads and writes."""
+
+    agent_pos: Scale
+    goal: Scale
+    state: Scale
+    actions: Scale
+    """Of chunks (N, A) of what the actions add to the last command."""
+    depth: Scale
+    """Of depth in m, ()."""
+
+
+def chunk_indices(frames: Frames, moments: NDArray[np.int64], chunk: int) -> NDArray[np.int64]:
+    """Which moments (B, N) the actions of the chunks of ``moments`` (B,) belong to.
+
+    After its episode's end, the last one is repeated.
+    """
+    ahead = moments[:, None] + np.arange(chunk)
+    return np.minimum(ahead, frames.last[moments, None])
+
+
+def context_indices(frames: Frames, moments: NDArray[np.int64], context: int) -> NDArray[np.int64]:
+    """Which moments (B, M) the contexts of ``moments`` (B,) are, the present one last.
+
+    Before its episode's beginning, the first one is repeated.
+    """
+    before = moments[:, None] - np.arange(context)[::-1]
+    return np.maximum(before, frames.first[moments, None])
+
+
+def chunks(
+    frames: Frames, layout: Layout, moments: NDArray[np.int64], chunk: int, turned: bool
+) -> Floats:
+    """What the actions (B, N, A) that follow ``moments`` (B,) add to the last command there.
+
+    Args:
+        frames: The demonstrations.
+        layout: Of their env's vectors.
+        moments: Indices.
+        chunk: N.
+        turned: Whether their first two numbers, x and y, are along and to the left of the way from
+            the object to its goal.
+    """
+    first, end = layout.command
+    actions = frames.actions[chunk_indices(frames, moments, chunk)]
+    if first != end:
+        actions = actions - frames.agent_pos[moments, None, first:end]
+    if turned:
+        way = frames.goal[moments, :2] - frames.state[moments, :2]
+        way /= np.linalg.norm(way, axis=1, keepdims=True) + 1e-6
+        axes = np.stack([way, np.stack([-way[:, 1], way[:, 0]], 1)], 1)  # (B, 2, 2), in rows
+        actions[..., :2] = actions[..., :2] @ axes.transpose(0, 2, 1)
+    return actions
+
+
+def scales_of(frames: Frames, layout: Layout, chunk: int, turned: bool) -> Scales:
+    """The scales of demonstrations."""
+    depth = np.zeros((1, 1), np.float32)
+    if frames.images is not None and frames.images.dtype == np.uint16:
+        every = max(1, len(frames) // 500)
+        depth = frames.images[::every].reshape(-1, 1).astype(np.float32) / 1000.0
+    return Scales(
+        agent_pos=Scale.of(frames.agent_pos),
+        goal=Scale.of(frames.goal),
+        state=Scale.of(frames.state),
+        actions=Scale.of(chunks(frames, layout, np.arange(len(frames)), chunk, turned)),
+        depth=Scale.of(depth),
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips: C pieces of L moments in a row, and the windows in them, W in all."""
+
+    images: Tensor | None
+    """As in ``Frames``, (C, L, H, W, ...)"""
+    agent_pos: Tensor
+    """(C, L, P)"""
+    goal: Tensor
+    """(C, L, G)"""
+    state: Tensor
+    """(C, L, K)"""
+    context: Tensor
+    """(W, M), indices into the C x L moments"""
+    actions: Tensor
+    """(W, N, A), see ``chunks``"""
+
+
+def sample_batch(
+    frames: Frames,
+    layout: Layout,
+    clips: int,
+    windows: int,
+    context: int,
+    chunk: int,
+    turned: bool,
+    rng: np.random.Generator,
+) -> Batch:
+    """Draw clips, uniformly, with the windows whose last observation is among their last moments.
+
+    A clip may go over the border between two episodes; no window does.
+    """
+    length = windows + context - 1
+    taught = np.zeros(0, bool)
+    while not taught.any():
+        begins = rng.integers(0, len(frames) - windows + 1, clips)  # of the windows
+        moments = begins[:, None] + np.arange(windows)  # (C, W/C)
+        taught = frames.taught[moments].ravel()
+    offsets = begins[:, None] - (context - 1) + np.arange(length)
+    offsets = np.maximum(offsets, 0)  # (C, L)
+    starts = length * np.arange(clips)[:, None, None] - (begins - (context - 1))[:, None, None]
+    indices = context_indices(frames, moments.ravel(), context).reshape(clips, windows, context)
+    return Batch(
+        images=None if frames.images is None else torch.from_numpy(_images(frames.images[offsets])),
+        agent_pos=torch.from_numpy(frames.agent_pos[offsets]),
+        goal=torch.from_numpy(frames.goal[offsets]),
+        state=torch.from_numpy(frames.state[offsets]),
+        context=torch.from_numpy((indices + starts).reshape(-1, context)[taught]),
+        actions=torch.from_numpy(chunks(frames, layout, moments.ravel()[taught], chunk, turned)),
+    )
+
+
+def _images(images: NDArray[Any]) -> NDArray[Any]:
+    """Depth in m; RGB and features as they are."""
+    return images.astype(np.float32) / 1000.0 if images.dtype == np.uint16 else images

@@ -1,0 +1,111 @@
+"""Encoders: what is seen at one moment becomes a feature vector."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Readout = Literal["pool", "softmax"]
+
+CHANNELS_PER_GROUP = 8
+"""Of a GroupNorm: one that depends on no other image of the batch, as BatchNorm does."""
+
+
+class ResNet18(nn.Module):
+    """A ResNet-18 with GroupNorm, trained from scratch.
+
+    Source: He et al., Deep Residual Learning for Image Recognition, 2015; a width of 64 is theirs.
+
+    Args:
+        channels: C, of the images.
+        width: Channels of the first stage; the others have 2, 4 and 8 times as many.
+        readout: How the feature maps become a vector: ``"pool"`` is the mean of the last one,
+            ``"softmax"`` its spatial softmax.
+    """
+
+    def __init__(self, channels: int, width: int, readout: Readout) -> None:
+        super().__init__()
+        self.readout = readout
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False),
+            _norm(width),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        widths = [width, 2 * width, 4 * width, 8 * width]
+        self.stages = nn.ModuleList(
+            nn.Sequential(_Block(before, after, stride), _Block(after, after, 1))
+            for before, after, stride in zip([width, *widths], widths, [1, 2, 2, 2], strict=False)
+        )
+        self.out_features = {"pool": 8 * width, "softmax": 16 * width}[readout]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, out_features) of images (B, C, H, W)."""
+        x = self.stem(images)  # (B, width, H/4, W/4)
+        for stage in self.stages:
+            x = stage(x)
+        # (B, 8 width, H/32, W/32)
+        if self.readout == "softmax":
+            return spatial_softmax(x)
+        return x.float().mean((2, 3))
+
+
+class _Block(nn.Module):
+    """Two convolutions, and a way around them."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.norm1 = _norm(after)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.norm2 = _norm(after)
+        self.around: nn.Module = nn.Identity()
+        if stride > 1 or before != after:
+            self.around = nn.Sequential(
+                nn.Conv2d(before, after, 1, stride, bias=False), _norm(after)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.norm1(self.conv1(x)))
+        return functional.relu(self.around(x) + self.norm2(self.conv2(y)))
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(max(1, channels // CHANNELS_PER_GROUP), channels)
+
+
+def spatial_softmax(maps: Tensor) -> Tensor:
+    """Where each map is large: the mean place under its softmax.
+
+    Source: Levine et al., End-to-End Training of Deep Visuomotor Policies, 2016.
+
+    Args:
+        maps: (B, C, H, W).
+
+    Returns:
+        Column and row (B, 2 C), each from -1 to 1, float32.
+    """
+    height, width = maps.shape[2:]
+    rows, columns = (torch.linspace(-1, 1, n, device=maps.device) for n in (height, width))
+    share = maps.float().flatten(2).softmax(-1)  # (B, C, H W)
+    places = torch.stack(
+        [columns.expand(height, width), rows[:, None].expand(height, width)], -1
+    ).flatten(0, 1)  # (H W, 2)
+    return (share @ places).flatten(1)
+
+
+class StateEncoder(nn.Module):
+    """An MLP over the privileged state: what students that see it are the upper bound of."""
+
+    def __init__(self, numbers: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(numbers, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
+        )
+
+    def forward(self, state: Tensor) -> Tensor:
+        """Features (B, width) of normalised privileged states (B, P)."""
+        return self.layers(state)

@@ -1,0 +1,464 @@
+"""Distil a student: ``python -m policies.train --demos demos/push.h5 --out students/push``."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import multiprocessing
+import queue
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import gymnasium as gym
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experts.demos import DemoFile
+from komo_envs.suite import VALIDATION
+from komo_envs.tools import provenance
+from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.files import check_writable, write_text
+from komo_envs.tools.stats import wilson
+from komo_envs.tools.workers import WorkerError, worker_environment
+from policies.acting import StudentPolicy, env_options
+from policies.checkpoint import Origin, read_card, save_checkpoint
+from policies.config import Architecture, Encoder, HeadName, Modality, Training, make
+from policies.curves import Curves
+from policies.data import Layout, load_frames, open_layout
+from policies.dinov2 import Backbone
+from policies.encoders import Readout
+from policies.evaluate import successes
+from policies.learner import Learner
+from policies.load import CARD
+
+MODULE = "policies.train"
+SOURCES = ("komo_envs", "policies")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Distil students from demonstrations. The same command goes on where it stopped.
+
+    Each seed trains in a process of one thread, and gives a folder that benchmark.run can score.
+    """
+
+    demos: tuple[Path, ...]
+    """Files of demonstrations, of one environment."""
+    out: Path
+    """Folder, in which each seed has one."""
+    encoder: Encoder = "resnet18"
+    """What reads an observation. A state encoder sees the privileged state."""
+    modality: Modality = "rgb"
+    """Of the images."""
+    backbone: str = "facebook/dinov2-base"
+    """Of a DINOv2 encoder: a folder, or a name on the Hugging Face hub."""
+    head: HeadName = "transformer"
+    """What makes actions of it."""
+    preset: Literal["light", "paper"] = "light"
+    """Sizes and schedule: light trains within half an hour on one core; paper has the sizes of the
+    published experiment, for a GPU. What is given below takes the place of the preset's."""
+    seeds: tuple[int, ...] = (0,)
+    """Of the training; they train side by side."""
+    episodes: int | None = None
+    """How many demonstrations to use, the first ones; all if not given."""
+    control_mode: Literal["joint", "ee", "ee_delta"] | None = None
+    """Of the student's actions; the environment's own if not given."""
+    steps: int | None = None
+    """Of the optimiser."""
+    context: int | None = None
+    """Observations that are seen."""
+    chunk: int | None = None
+    """Actions that are predicted."""
+    execute: int | None = None
+    """Of those, how many are carried out."""
+    readout: Readout | None = None
+    """How the feature maps of a ResNet become a vector."""
+    denoiser: Literal["unet", "transformer"] | None = None
+    """Of a diffusion head."""
+    estimate: bool | None = None
+    """Whether the privileged state is estimated on the way."""
+    shift: int | None = None
+    """Pixels by which images are shifted at most."""
+    validation: int = 100
+    """Episodes, on validation seeds, after each of the last steps that are looked at: the weights
+    that solve most of them are kept."""
+    device: str = "cpu"
+    """Of PyTorch: cpu, cuda."""
+
+
+LOOKS = (0.6, 0.7, 0.8, 0.9, 1.0)
+"""Shares of the steps after which the averaged weights play on validation seeds."""
+SAVE_SECONDS = 60
+"""Between two states on disk: what a kill costs at most."""
+REPORT_STEPS = 50
+"""Between two points of the curves."""
+
+
+class Job(NamedTuple):
+    """The training of one seed."""
+
+    architecture: Architecture
+    training: Training
+    paths: tuple[Path, ...]
+    layout: Layout
+    episodes: int | None
+    seed: int
+    validation: int
+    device: str
+    name: str
+    folder: Path
+
+    @property
+    def state(self) -> Path:
+        """Where it goes on after a kill."""
+        return self.folder / "state.pt"
+
+
+class Report(NamedTuple):
+    """What a training says of itself while it runs."""
+
+    seed: int
+    step: int
+    text: str
+
+
+def main() -> None:
+    """The command."""
+    arguments = parse(Arguments, MODULE)
+    try:
+        jobs = prepare(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        fail(MODULE, error)
+    try:
+        train_all(jobs)
+    except KeyboardInterrupt:
+        fail(MODULE, "interrupted; the same command goes on", code=130)
+    except (WorkerError, OSError, ValueError) as error:
+        fail(MODULE, f"stopped: {error}; the same command goes on", code=1)
+    with printing(MODULE, f"{arguments.out} is complete"):
+        for job in jobs:
+            print(summary(job))
+
+
+def prepare(arguments: Arguments) -> list[Job]:
+    """Check everything; one job a seed.
+
+    Raises:
+        ValueError: An argument is wrong.
+        OSError: The output folder cannot be written to.
+    """
+    for name in ("episodes", "steps", "context", "chunk", "execute", "validation"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} {value}: expected 1 or more")
+    if not arguments.seeds or len(set(arguments.seeds)) < len(arguments.seeds):
+        raise ValueError(f"--seeds {arguments.seeds}: expected different seeds, at least one")
+    if min(arguments.seeds) < 0:
+        raise ValueError(f"--seeds {min(arguments.seeds)}: expected 0 or more")
+    if not 1 <= arguments.validation <= len(VALIDATION):
+        raise ValueError(f"--validation {arguments.validation}: expected 1 to {len(VALIDATION)}")
+    try:
+        torch.empty(0, device=arguments.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {arguments.device}: {str(error).splitlines()[0]}") from None
+    architecture, training = configure(arguments)
+    layout = open_layout(arguments.demos, arguments.control_mode)
+    there = sum(part["demonstrations"] for part in describe(arguments.demos, None).values())
+    if arguments.episodes is not None and there < arguments.episodes:
+        raise ValueError(f"--episodes {arguments.episodes}: there are {there} demonstrations")
+    jobs = [
+        Job(
+            architecture,
+            training,
+            arguments.demos,
+            layout,
+            arguments.episodes,
+            seed,
+            arguments.validation,
+            arguments.device,
+            _name(arguments, seed),
+            arguments.out / f"seed{seed}",
+        )
+        for seed in arguments.seeds
+    ]
+    for job in jobs:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        check_writable("--out", job.folder / CARD)
+        check_setup(job)
+    return jobs
+
+
+def configure(arguments: Arguments) -> tuple[Architecture, Training]:
+    """The preset, with what the arguments say otherwise.
+
+    Raises:
+        ValueError: They do not fit together.
+    """
+    known = {part.name for kind in (Architecture, Training) for part in fields(kind)}
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    options = {name: value for name, value in given.items() if name in known}
+    if arguments.encoder == "dinov2":
+        make(arguments.preset, **options)  # refuses what does not fit before the backbone is loaded
+        backbone = Backbone(arguments.backbone)
+        options |= {"backbone_sha256": backbone.sha256, "backbone_size": backbone.size}
+    else:
+        del options["backbone"]
+    return make(arguments.preset, **options)
+
+
+def _name(arguments: Arguments, seed: int) -> str:
+    images = "" if arguments.encoder == "state" else f" {arguments.modality}"
+    made_of = f"{arguments.encoder}{images}, {arguments.head}, {arguments.preset}"
+    return f"{made_of}, seed {seed}"
+
+
+def check_setup(job: Job) -> None:
+    """Find out whether a folder is new, or holds the same training.
+
+    Raises:
+        ValueError: It holds another.
+    """
+    setup = json.loads(
+        json.dumps(
+            {
+                "architecture": asdict(job.architecture),
+                "training": asdict(job.training),
+                "layout": asdict(job.layout),
+                "demos": describe(job.paths, job.episodes),
+                "validation": job.validation,
+                "seed": job.seed,
+                "sources": provenance.hash_sources("policies", without="pretrained"),
+            }
+        )
+    )
+    file = job.folder / "setup.json"
+    if not file.exists():
+        if (job.folder / CARD).exists():
+            raise ValueError(f"--out {job.folder}: holds a student of another making")
+        write_text(file, json.dumps(setup))
+        return
+    try:
+        there = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--out {job.folder}: {file} is damaged: {error}") from error
+    for name, value in setup.items():
+        if there.get(name) != value:
+            raise ValueError(
+                f"--out {job.folder}: holds a training with other {name}: {there.get(name)} "
+                f"there, {value} here; choose another folder"
+            )
+
+
+def describe(paths: tuple[Path, ...], episodes: int | None) -> dict[str, Any]:
+    """What each file of demonstrations is, by its name."""
+    described, left = {}, episodes
+    for path in paths:
+        with DemoFile(path) as file:
+            used = len(file) if left is None else min(left, len(file))
+            left = None if left is None else left - used
+            described[path.name] = {
+                "env": file.env_id,
+                "demonstrations": used,
+                "recipe": file.recipe,
+                "seeds": file.head.get("seeds"),
+            }
+    return described
+
+
+def train_all(jobs: list[Job]) -> None:
+    """Train all jobs side by side, and show how they come along.
+
+    Raises:
+        WorkerError: One of them failed.
+    """
+    jobs = [job for job in jobs if not (job.folder / CARD).exists()]
+    context = multiprocessing.get_context("spawn")
+    reports: Any = context.Queue()
+    processes = {job.seed: context.Process(target=_train, args=(job, reports)) for job in jobs}
+    with worker_environment():
+        for process in processes.values():
+            process.start()
+    total = jobs[0].training.steps if jobs else 0
+    try:
+        with showing([job.seed for job in jobs], total) as show:
+            while any(process.is_alive() for process in processes.values()) or not reports.empty():
+                with contextlib.suppress(queue.Empty):
+                    show(reports.get(timeout=0.5))
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.join()
+    for job in jobs:
+        if not (job.folder / CARD).exists():
+            code = processes[job.seed].exitcode
+            raise WorkerError(f"the training of seed {job.seed} ended with code {code}")
+
+
+def _train(job: Job, reports: Any) -> None:
+    """The life of a training's process; it ends with the command, however that ends."""
+    parent = multiprocessing.parent_process()
+
+    def report(step: int, text: str) -> None:
+        if parent is not None and not parent.is_alive():
+            sys.exit(1)
+        if text:
+            reports.put(Report(job.seed, step, text))
+
+    try:
+        train(job, report)
+    except (ValueError, OSError) as error:
+        fail(MODULE, f"seed {job.seed}: {error}", code=1)
+
+
+def train(job: Job, report: Callable[[int, str], None]) -> None:
+    """Train one seed, or go on with it, and keep the weights that do best on validation seeds.
+
+    Args:
+        job: What to train.
+        report: Is called with every step, and a line about it or nothing.
+
+    Raises:
+        ValueError: The demonstrations, or what is to be gone on with, cannot be used.
+        OSError: A file cannot be written.
+    """
+    if job.device == "cpu":
+        torch.set_num_threads(1)
+    architecture, training = job.architecture, job.training
+    modality = None if architecture.encoder == "state" else architecture.modality
+    backbone = Backbone(architecture.backbone) if architecture.encoder == "dinov2" else None
+    frames = load_frames(
+        job.paths, job.layout, modality, architecture.context, job.episodes, backbone
+    )
+    learner = Learner(architecture, training, frames, job.layout, job.seed, job.device)
+    log = Log()
+    if job.state.exists():
+        log = Log(**learner.restore(job.state))
+    curves = Curves(job.folder, log.rows)
+    looks = {round(share * training.steps) for share in LOOKS}
+    started, saved = time.monotonic() - log.seconds, time.monotonic()
+    while learner.step < training.steps:
+        losses = learner.advance()
+        step, text = learner.step, ""
+        if step % REPORT_STEPS == 0 or step == training.steps:
+            values = {"action loss": float(losses.actions)}
+            if architecture.estimate and architecture.encoder != "state":
+                values["estimate loss"] = float(losses.estimate)
+            curves.add(step, values)
+            text = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+        if step in looks:
+            count = validate(learner, job)
+            curves.add(step, {"validation success": count / job.validation})
+            text = f"solves {count} of {job.validation} validation episodes"
+            if count >= log.best:
+                weights = learner.averaged.state_dict()
+                log.best, log.step = count, step
+                log.weights = {key: value.cpu().clone() for key, value in weights.items()}
+        if step in looks or time.monotonic() - saved > SAVE_SECONDS:
+            log.seconds = time.monotonic() - started
+            learner.save(job.state, vars(log))
+            saved = time.monotonic()
+        report(step, text)
+    student = learner.averaged.cpu()
+    student.load_state_dict(log.weights)
+    curves.draw(job.folder / "curves.png", job.name)
+    save_checkpoint(job.folder, job.name, student, learner.scales, origin(job, log))
+    job.state.unlink(missing_ok=True)
+
+
+@dataclass
+class Log:
+    """What a training remembers besides its weights and its optimiser."""
+
+    seconds: float = 0.0
+    """Spent so far."""
+    best: int = -1
+    """Validation episodes that the best weights so far solve."""
+    step: int = 0
+    """Of those weights."""
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    """They."""
+    rows: list[dict[str, float]] = field(default_factory=list)
+    """Of the curves."""
+
+
+def validate(learner: Learner, job: Job) -> int:
+    """How many validation episodes the averaged weights solve."""
+    layout = job.layout
+    env = gym.make(layout.env_id, disable_env_checker=True, **env_options(learner.student))
+    try:
+        student = copy.deepcopy(learner.averaged).cpu()
+        policy = StudentPolicy.of_env(student, env)
+        return sum(successes(policy, env, VALIDATION[: job.validation]))
+    finally:
+        env.close()
+
+
+def origin(job: Job, log: Log) -> Origin:
+    """What the checkpoint says of how it came about."""
+    demos, commit = describe(job.paths, job.episodes), provenance.commit()
+    machine = provenance.machine()
+    hardware = f"one core of {machine['cpu']}"
+    if job.device != "cpu":
+        hardware = torch.cuda.get_device_name(job.device)
+    return Origin(
+        demos=demos,
+        demonstrations=sum(file["demonstrations"] for file in demos.values()),
+        training=job.training,
+        seed=job.seed,
+        step=log.step,
+        minutes=round(log.seconds / 60, 1),
+        hardware=hardware,
+        validation=(log.best, job.validation),
+        versions=provenance.versions([job.layout.env_id], SOURCES),
+        commit=commit[0] if commit else None,
+    )
+
+
+def summary(job: Job) -> str:
+    """What became of a training, in one line."""
+    card = read_card(job.folder)
+    solved, episodes = card.origin.validation
+    low, high = wilson(solved, episodes)
+    return (
+        f"{job.folder}: {card.name} solves {solved} of {episodes} validation episodes "
+        f"({solved / episodes:.1%} [{low * 100:.1f}, {high * 100:.1f}]), "
+        f"trained in {card.origin.minutes:g} min. Score it: "
+        f"python -m benchmark.run --policy {job.folder} --env {job.layout.env_id}"
+    )
+
+
+@contextlib.contextmanager
+def showing(seeds: list[int], total: int) -> Iterator[Callable[[Report], None]]:
+    """A bar for each seed on a terminal; lines in a log file."""
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+    tasks = {seed: bars.add_task(f"seed {seed}", total=total, text="") for seed in seeds}
+    shown = dict.fromkeys(seeds, 0)  # tenths of the steps, in lines
+
+    def show(report: Report) -> None:
+        bars.update(tasks[report.seed], completed=report.step, text=report.text)
+        tenth, before = report.step * 10 // total, shown[report.seed]
+        shown[report.seed] = tenth
+        if bars.disable and (tenth > before or "validation" in report.text):
+            line = f"seed {report.seed}, step {report.step} of {total}: {report.text}"
+            print(line, file=sys.stderr, flush=True)
+
+    with bars:
+        yield show
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+"""Students: trained from real demonstrations, saved, loaded, scored, and gone on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from common import wait_for
+from conftest import PROJECT
+from safetensors.torch import load_file, save_file
+
+from experts.demos import DemoFile
+from komo_envs.suite import VALIDATION
+from policies.acting import load_student
+from policies.checkpoint import load_checkpoint
+from policies.config import make
+from policies.data import load_frames, open_layout
+from policies.evaluate import successes
+from policies.learner import Learner
+from policies.load import PRETRAINED
+
+TINY = ("--steps", 20, "--validation", 1, "--episodes", 3)
+
+
+def command(module: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(module, *arguments), capture_output=True, text=True, cwd=PROJECT, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Some demonstrations of each task, with small pictures."""
+    folder = tmp_path_factory.mktemp("demos")
+    files = {}
+    for name, env_id in (("push", "KomoPush-v0"), ("shelf", "KomoShelfHard-v0")):
+        files[name] = folder / f"{name}.h5"
+        done = run(
+            *("experts.collect", "--env", env_id, "--episodes", 4, "--image-size", 32),
+            *("--out", files[name]),
+        )
+        assert done.returncode == 0, done.stderr
+    return files
+
+
+@pytest.fixture(scope="module")
+def student(demos: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student of push that has hardly learned anything."""
+    out = tmp_path_factory.mktemp("student")
+    done = run("policies.train", "--demos", demos["push"], "--out", out, *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "validation episodes" in done.stdout
+    return out / "seed0"
+
+
+def learner(demos: Path, seed: int = 0, **options: Any) -> Learner:
+    chosen = {"encoder": "resnet18", "modality": "rgb", "head": "transformer", **options}
+    architecture, training = make("light", **chosen)
+    modality = None if architecture.encoder == "state" else architecture.modality
+    layout = open_layout([demos], chosen.get("control_mode"))
+    frames = load_frames([demos], layout, modality, architecture.context)
+    return Learner(architecture, training, frames, layout, seed)
+
+
+@pytest.mark.parametrize("task", ["push", "shelf"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"encoder": "state", "head": "transformer"},
+        {"encoder": "state", "head": "act"},
+        {"encoder": "state", "head": "diffusion", "denoiser": "transformer"},
+        {"encoder": "state", "head": "diffusion", "denoiser": "unet"},
+        {"modality": "rgb", "readout": "softmax"},
+        {"modality": "depth", "readout": "pool"},
+    ],
+    ids=lambda options: "-".join(options.values()),
+)
+def test_a_batch_is_learned_by_heart(demos, task, options):
+    trained = learner(demos[task], clips=4, colour=0.0, depth_noise=0.0, **options)
+    batch = trained.draw(np.random.default_rng(0))
+    optimiser = torch.optim.AdamW(trained.student.parameters(), 1e-3)
+    errors = []
+    for _ in range(150):
+        losses = trained.losses(batch)
+        optimiser.zero_grad()
+        (losses.actions + losses.estimate).backward()
+        optimiser.step()
+        errors.append(float(losses.actions.detach()))
+    assert np.mean(errors[-10:]) < 0.3 * np.mean(errors[:5])
+
+
+def test_a_seed_decides_the_weights(demos):
+    def weights(seed: int) -> dict[str, torch.Tensor]:
+        trained = learner(demos["shelf"], seed, clips=2)
+        for _ in range(3):
+            trained.advance()
+        return trained.averaged.state_dict()
+
+    first, again, other = weights(0), weights(0), weights(1)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(demos, student, tmp_path):
+    words = ("policies.train", "--demos", demos["push"], "--out", tmp_path, *TINY)
+    process = subprocess.Popen(command(*words), cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    wait_for((tmp_path / "seed0" / "state.pt").exists)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "seed0" / "policy.json").exists()
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (folder / "model.safetensors" for folder in (tmp_path / "seed0", student))
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert not (tmp_path / "seed0" / "state.pt").exists()
+    # Other options are another student.
+    done = run(*words, "--context", 2)
+    assert done.returncode == 2
+    assert "architecture" in done.stderr
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_students_act_alike_however_they_are_asked(student, demos):
+    """Loaded twice, one by one or in a batch, with an episode that ends in between."""
+    one, other = (load_student(student, "KomoPush-v0") for _ in range(2))
+    with DemoFile(demos["push"]) as file:
+        seen = [file[i].obs for i in range(2)]
+    keys = ("pixels", "agent_pos", "goal")
+
+    def observation(episode: int, step: int) -> dict[str, np.ndarray]:
+        return {key: seen[episode][key][step] for key in keys}
+
+    alone = []
+    for episode in range(2):
+        state, actions = None, []
+        for step in range(12):
+            action, state = one.predict(observation(episode, step), state, np.array([step == 0]))
+            actions.append(action)
+        alone.append(actions)
+    state = None
+    for step in range(15):  # the second episode begins three steps later, and anew
+        rows = [observation(0, min(step, 11)), observation(1, max(step - 3, 0))]
+        batch = {key: np.stack([row[key] for row in rows]) for key in keys}
+        actions, state = other.predict(batch, state, np.array([step == 0, step == 3]))
+        if step < 12:
+            np.testing.assert_allclose(actions[0], alone[0][step], atol=1e-5)
+        if step >= 3:
+            np.testing.assert_allclose(actions[1], alone[1][step - 3], atol=1e-5)
+
+
+def test_a_student_is_scored(student, tmp_path):
+    out = tmp_path / "run"
+    words = ("benchmark.run", "--policy", student, "--env", "KomoPush-v0", "--episodes", 2)
+    done = run(*words, "--out", out)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((out / "result.json").read_text())
+    assert result["policy"]["name"] == "resnet18 rgb, transformer, light, seed 0"
+    assert not result["policy"]["privileged"]
+    assert result["policy"]["learning"]["demonstrations"] == 3
+    done = run("benchmark.run", "--policy", student, "--env", "KomoShelf-v0", "--episodes", 1)
+    assert done.returncode == 2
+    assert "learned KomoPush-v0, and cannot act in KomoShelf-v0" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def break_card(folder: Path, **changes: Any) -> None:
+    file = folder / "policy.json"
+    card = json.loads(file.read_text())
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        part = card
+        for parent in parents:
+            part = part[parent]
+        part[name] = value
+    file.write_text(json.dumps(card))
+
+
+def break_weights(folder: Path, change: Any) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+def first(weights: dict[str, torch.Tensor]) -> str:
+    return sorted(weights)[0]
+
+
+DAMAGES: dict[str, tuple[Any, str]] = {
+    "no card": (lambda f: (f / "policy.json").unlink(), "policy.json"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
+    "no JSON": (lambda f: (f / "policy.json").write_text("{"), "policy.json"),
+    "foreign": (lambda f: (f / "policy.json").write_text('{"type": "act"}'), "policy.json"),
+    "later version": (lambda f: break_card(f, version=2), "version"),
+    "unknown head": (lambda f: break_card(f, architecture__head="mamba"), "architecture.head"),
+    "huge": (lambda f: break_card(f, architecture__layers=10**9), "architecture.layers"),
+    "another size": (lambda f: break_card(f, architecture__width=64), "expected shape"),
+    "short scales": (lambda f: break_card(f, scales__goal__mean=[0.0]), "scales.goal"),
+    "no scales": (lambda f: break_card(f, scales={}), "scales"),
+    "cut off": (
+        lambda f: (f / "model.safetensors").write_bytes(
+            (f / "model.safetensors").read_bytes()[:-1000]
+        ),
+        "is damaged",
+    ),
+    "a pickle": (
+        lambda f: torch.save({"x": torch.zeros(1)}, f / "model.safetensors"),
+        "is damaged",
+    ),
+    "not finite": (
+        lambda f: break_weights(f, lambda w: w[first(w)].fill_(float("nan"))),
+        "expected finite float32",
+    ),
+    "one too few": (lambda f: break_weights(f, lambda w: w.pop(first(w))), "got None"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda name: name.replace(" ", "-"))
+def test_a_damaged_checkpoint_is_one_clear_error(student, tmp_path, damage):
+    folder = tmp_path / "student"
+    shutil.copytree(student, folder)
+    spoil, message = DAMAGES[damage]
+    spoil(folder)
+    done = run("benchmark.run", "--policy", folder, "--episodes", 1, "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert str(folder) in done.stderr
+    assert message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_expert_takes_over_from_a_student(student, tmp_path):
+    file = tmp_path / "taken.h5"
+    words = ("--policy", student, "--out", file, "--episodes", 4, "--first-seed", 500)
+    done = run("policies.collect", *words)
+    assert done.returncode == 0, done.stderr
+    layout = open_layout([file], None)
+    frames = load_frames([file], layout, "rgb", 4)
+    assert 0 < frames.taught.sum() < len(frames)
+    with DemoFile(file) as demos:
+        assert [demo.seed for demo in demos] == list(range(500, 504))
+        assert "light" in demos.recipe["student"]
+        for demo in demos:
+            same = (demo.executed == demo.actions["ee"]).all(1)
+            assert not same.all(), "the student acted first"
+            assert same[-3:].all(), "and the expert at the end"
+        # One that takes over late may run out of time.
+        assert any(demo.success for demo in demos)
+    done = run("policies.train", "--demos", file, "--out", tmp_path / "second", *TINY)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DINOv2 so small that it knows nothing, saved as a real one is."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    folder = tmp_path_factory.mktemp("dinov2")
+    transformers.Dinov2Model(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_student_with_dinov2(demos, backbone, tmp_path):
+    words = ("--demos", demos["push"], "--encoder", "dinov2", "--backbone", backbone)
+    done = run("policies.train", *words, "--out", tmp_path, *TINY)
+    assert done.returncode == 0, done.stderr
+    [cache] = demos["push"].parent.glob("push.h5.dinov2-*.npy")
+    with DemoFile(demos["push"]) as file:
+        assert np.load(cache).shape == (sum(len(demo) for demo in file), 32)
+    policy = load_student(tmp_path / "seed0", "KomoPush-v0")
+    env = gym.make("KomoPush-v0", **policy.env_options)
+    observation, _ = env.reset(seed=0)
+    action, _ = policy.predict(observation)
+    env.close()
+    assert env.action_space.contains(action)
+    # Another backbone of the same size is not what it learned with.
+    break_card(tmp_path / "seed0", architecture__backbone_sha256="0" * 64)
+    with pytest.raises(ValueError, match="expected those that the student learned with"):
+        load_student(tmp_path / "seed0", "KomoPush-v0")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--demos", "nowhere.h5"), "nowhere.h5: expected a file of demonstrations"),
+        (("--execute", 9), "execute 9: expected at most the chunk, 8"),
+        (("--seeds", 0, 0), "--seeds"),
+        (("--episodes", 5), "--episodes 5: there are 4 demonstrations"),
+        (("--encoder", "dinov2", "--modality", "depth"), "modality depth: DINOv2 sees rgb alone"),
+        (("--device", "cuda"), "--device cuda"),
+    ],
+    ids=lambda value: str(value[0]).strip("-") if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_trained_is_one_clear_error(demos, tmp_path, options, message):
+    words: dict[str, object] = {"--demos": demos["push"], "--out": tmp_path / "out"}
+    given = [str(word) for word in options]
+    rest = [word for pair in words.items() if pair[0] not in given for word in pair]
+    done = run("policies.train", *rest, *given)
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("folder", sorted(PRETRAINED.iterdir()), ids=lambda folder: folder.name)
+def test_a_shipped_student_does_as_its_card_says(folder):
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < 10e6
+    _, card = load_checkpoint(folder)
+    policy = load_student(folder, card.layout.env_id)
+    env = gym.make(card.layout.env_id, **policy.env_options)
+    solved = sum(successes(policy, env, VALIDATION[:20]))
+    env.close()
+    rate = card.origin.validation[0] / card.origin.validation[1]
+    assert solved >= 20 * rate - 3
