@@ -236,16 +236,18 @@ class Scale:
     deviation: Floats
 
     @classmethod
-    def of(cls, values: Floats) -> Scale:
-        """The scale of values (N, ...), along the first axis."""
+    def of(cls, values: Floats, least: float = 1e-4) -> Scale:
+        """The scale of values (N, ...), along the first axis.
+
+        What varies less than ``least`` tells nothing, and is not blown up to the size of the rest.
+        """
         deviation = values.std(0, dtype=np.float64)
-        # What hardly varies tells nothing: its noise must not be blown up to the size of the rest.
-        deviation = np.where(deviation < LEAST_DEVIATION, 1.0, deviation)
+        deviation = np.where(deviation < least, 1.0, deviation)
         return cls(values.mean(0, dtype=np.float64).astype(np.float32), deviation.astype("f4"))
 
 
-LEAST_DEVIATION = 1e-4
-"""m or rad."""
+LEAST_IN_STATE = 2e-3
+"""m or rad: less than that, a picture does not show."""
 
 
 @dataclass(frozen=True)
@@ -313,7 +315,7 @@ def scales_of(frames: Frames, layout: Layout, chunk: int, turned: bool) -> Scale
     return Scales(
         agent_pos=Scale.of(frames.agent_pos),
         goal=Scale.of(frames.goal),
-        state=Scale.of(frames.state),
+        state=Scale.of(frames.state, LEAST_IN_STATE),
         actions=Scale.of(chunks(frames, layout, np.arange(len(frames)), chunk, turned)),
         depth=Scale.of(depth),
     )

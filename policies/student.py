@@ -115,8 +115,9 @@ class Student(nn.Module):
         estimate = None
         if self.architecture.estimate and state is None:
             estimate = self.estimator(features)
-            parts.append(estimate)
-            state = self.state_scale.inverse(estimate)
+            # What the estimate is good for must not change what it says: it has a loss of its own.
+            parts.append(estimate.detach())
+            state = self.state_scale.inverse(estimate.detach())
         if state is not None and self.layout.position >= 2:
             first, end = self.layout.tool
             tool, command = agent_pos[:, first : first + 2], agent_pos[:, end : end + 2]
