@@ -5,28 +5,48 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from torch import Tensor
 
 from komo_envs.env import KomoEnv
 from komo_envs.ids import find_spec
 from policies.base import Observation
 from policies.checkpoint import load_checkpoint
 from policies.config import Architecture
-from policies.data import IMAGES, layout_of, privileged, seen
+from policies.data import IMAGES, Layout, layout_of, privileged, seen
 from policies.dinov2 import Backbone
-from policies.student import Student
+from policies.onnx import OnnxStudent
 from policies.trivial import batch_shape
 
 Arrays = dict[str, NDArray[Any]]
+ENSEMBLE_RATE = 0.01
+"""By how much less a newer chunk counts than the one before it."""
 
 
-def env_options(student: Student) -> dict[str, Any]:
+class Network(Protocol):
+    """What a policy asks for actions: a ``Student``, or one in another form."""
+
+    architecture: Architecture
+    layout: Layout
+
+    def act(
+        self,
+        images: Tensor | None,
+        agent_pos: Tensor,
+        goal: Tensor,
+        state: Tensor | None,
+        noise: Tensor,
+    ) -> Tensor:
+        """See ``Student.act``."""
+
+
+def env_options(student: Network) -> dict[str, Any]:
     """The keyword arguments of ``gym.make`` that a student's observations and actions ask for."""
     layout, architecture = student.layout, student.architecture
     privileged = architecture.encoder == "state"
@@ -44,10 +64,12 @@ class Memory:
 
     history: Arrays
     """(M, B, ...) each: what was seen at the last moments, the present one last."""
-    chunk: NDArray[np.float32]
-    """(B, N, A), the last that was predicted."""
+    chunks: NDArray[np.float32]
+    """(B, K, N, A), the last that were predicted, the newest first."""
+    count: NDArray[np.int64]
+    """(B,), how many there are so far, at most K."""
     done: NDArray[np.int64]
-    """(B,), how many of its actions were carried out."""
+    """(B,), how many actions were carried out since the newest was predicted."""
 
 
 class StudentPolicy:
@@ -62,12 +84,12 @@ class StudentPolicy:
 
     def __init__(
         self,
-        student: Student,
+        student: Network,
         observation_space: spaces.Dict,
         action_space: spaces.Box,
         name: str = "student",
     ) -> None:
-        self.student = student.eval()
+        self.student = student
         self.name = name
         self.observation_space = observation_space
         self.action_space = action_space
@@ -76,7 +98,8 @@ class StudentPolicy:
         """What it took to train, as a result says it."""
         self.chunk_seconds: list[float] = []
         """Wall time of every prediction so far."""
-        self.execute = student.architecture.execute
+        self.execute = 1 if student.architecture.ensemble else student.architecture.execute
+        self._shape = (student.architecture.chunk, student.layout.action_size)
         self._backbone: Backbone | None = None
         if student.architecture.encoder == "dinov2":
             self._backbone = load_backbone(student.architecture)
@@ -84,7 +107,7 @@ class StudentPolicy:
 
     @classmethod
     def of_env(
-        cls, student: Student, env: gym.Env[Any, Any], name: str = "student"
+        cls, student: Network, env: gym.Env[Any, Any], name: str = "student"
     ) -> StudentPolicy:
         """A student that acts in an env which was made with its ``env_options``."""
         observation_space, action_space = env.observation_space, env.action_space
@@ -123,10 +146,12 @@ class StudentPolicy:
         due = np.flatnonzero(memory.done >= self.execute)
         if len(due):
             started = perf_counter()
-            memory.chunk[due] = self._predict({k: v[:, due] for k, v in memory.history.items()})
+            chunk = self._predict({k: v[:, due] for k, v in memory.history.items()})
+            memory.chunks[due] = np.concatenate([chunk[:, None], memory.chunks[due, :-1]], 1)
+            memory.count[due] = np.minimum(memory.count[due] + 1, memory.chunks.shape[1])
             memory.done[due] = 0
             self.chunk_seconds.append(perf_counter() - started)
-        action = memory.chunk[np.arange(count), memory.done]
+        action = _mean_action(memory)
         memory.done += 1
         action = np.clip(action, self.action_space.low, self.action_space.high)
         return (action[0] if single else action), memory
@@ -135,7 +160,7 @@ class StudentPolicy:
         """What the student reads of observations, with a batch axis."""
         if self.privileged:
             layout = self.student.layout
-            size = len(self.student.agent_pos_scale.mean)
+            size = layout.agent_pos
             parts = {
                 "agent_pos": obs["observation"][..., :size],
                 "goal": obs["desired_goal"][..., :-1],
@@ -158,33 +183,45 @@ class StudentPolicy:
     def _remember(self, now: Arrays, memory: Memory | None, start: NDArray[np.bool_]) -> Memory:
         a, actions = self.student.architecture, self.student.layout.action_size
         if memory is None or start.all():
+            kept = a.chunk if a.ensemble else 1
             return Memory(
                 history={key: np.repeat(part[None], a.context, 0) for key, part in now.items()},
-                chunk=np.zeros((len(start), a.chunk, actions), np.float32),
+                chunks=np.zeros((len(start), kept, a.chunk, actions), np.float32),
+                count=np.zeros(len(start), np.int64),
                 done=np.full(len(start), self.execute),
             )
         history = {
             key: np.concatenate([memory.history[key][1:], part[None]]) for key, part in now.items()
         }
         done = np.where(start, self.execute, memory.done)
+        count = np.where(start, 0, memory.count)
         for key, part in now.items():
             history[key][:, start] = part[start]
-        return Memory(history, memory.chunk.copy(), done)
+        return Memory(history, memory.chunks.copy(), count, done)
 
     @torch.inference_mode()
     def _predict(self, history: Arrays) -> NDArray[np.float32]:
         """Chunks (B, N, A) of histories (M, B, ...)."""
-        student = self.student
-        tensors = {key: torch.from_numpy(part).flatten(0, 1) for key, part in history.items()}
-        context, count = history["agent_pos"].shape[:2]
-        state = tensors.get("state")
-        tokens, estimate = student.tokens(
-            tensors.get("images"), tensors["agent_pos"], tensors["goal"], state
+        seen = {key: torch.from_numpy(part).transpose(0, 1) for key, part in history.items()}
+        noise = torch.randn(len(seen["goal"]), *self._shape, generator=self._generator)
+        chunk = self.student.act(
+            seen.get("images"), seen["agent_pos"], seen["goal"], seen.get("state"), noise
         )
-        way = student.way(tensors["goal"], state, estimate)[-count:]
-        tokens = tokens.unflatten(0, (context, count)).transpose(0, 1)  # (B, M, D)
-        now = tensors["agent_pos"][-count:]
-        return student.chunk(tokens, now, way, self._generator).numpy()
+        return chunk.numpy()
+
+
+def _mean_action(memory: Memory) -> NDArray[np.float32]:
+    """The actions (B, A) that are due, the mean of what the chunks say.
+
+    Older ones count more. Source: temporal ensembling in Zhao et al., Learning Fine-Grained
+    Bimanual Manipulation with Low-Cost Hardware, 2023.
+    """
+    rows, ages = np.arange(len(memory.done))[:, None], np.arange(memory.chunks.shape[1])
+    actions = memory.chunks[rows, ages, memory.done[:, None] + ages]  # (B, K, A)
+    older = memory.count[:, None] - 1 - ages  # how many of the chunks are
+    weights = np.where(older >= 0, np.exp(-ENSEMBLE_RATE * older), 0.0)
+    weights /= weights.sum(1, keepdims=True)
+    return (actions * weights[..., None]).sum(1).astype(np.float32)
 
 
 def load_backbone(architecture: Architecture) -> Backbone:
@@ -204,13 +241,18 @@ def load_backbone(architecture: Architecture) -> Backbone:
 
 
 def load_student(folder: Path, env_id: str) -> StudentPolicy:
-    """A checkpoint as a policy for an env.
+    """A checkpoint, or its ONNX file, as a policy for an env.
 
     Raises:
         ValueError: It is no checkpoint, or one for another task.
         OSError: It cannot be read.
     """
-    student, card = load_checkpoint(folder)
+    student: Network
+    if folder.is_dir():
+        student, card = load_checkpoint(folder)
+    else:
+        student = OnnxStudent(folder)
+        card = student.card
     layout = card.layout
     task, learned = (find_spec(name).kwargs["task"] for name in (env_id, layout.env_id))
     env = gym.make(env_id, disable_env_checker=True, **env_options(student))
@@ -230,7 +272,7 @@ def load_student(folder: Path, env_id: str) -> StudentPolicy:
     finally:
         env.close()
     policy.learning = {
-        "parameters": sum(part.numel() for part in student.parameters()),
+        "parameters": card.parameters,
         "demonstrations": card.origin.demonstrations,
         "minutes": card.origin.minutes,
         "hardware": card.origin.hardware,

@@ -59,6 +59,8 @@ class Card:
     version: Literal[1]
     name: Annotated[str, Field(min_length=1, max_length=100)]
     architecture: Architecture
+    parameters: Annotated[int, Field(ge=1)]
+    """How many numbers were learned."""
     layout: Layout
     scales: dict[str, dict[str, JsonValue]]
     """Mean and deviation of each of ``data.Scales``."""
@@ -81,6 +83,7 @@ def save_checkpoint(
         version=1,
         name=name,
         architecture=student.architecture,
+        parameters=sum(part.numel() for part in student.parameters()),
         layout=student.layout,
         scales={
             key: {"mean": scale.mean.tolist(), "deviation": scale.deviation.tolist()}
@@ -107,8 +110,17 @@ def read_card(folder: Path) -> Card:
         raise ValueError(f"{folder}: is no checkpoint: it has no {CARD}")
     if file.stat().st_size > MOST_BYTES:
         raise ValueError(f"{file}: is larger than {MOST_BYTES} bytes; expected a checkpoint's card")
+    return parse_card(file.read_bytes(), file)
+
+
+def parse_card(content: bytes, file: Path) -> Card:
+    """The card that a file holds.
+
+    Raises:
+        ValueError: It is none.
+    """
     try:
-        return CARDS.validate_json(file.read_bytes())
+        return CARDS.validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

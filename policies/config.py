@@ -50,6 +50,9 @@ class Architecture:
     """N: actions that are predicted."""
     execute: Few
     """Actions of a chunk that are carried out until the next one is predicted."""
+    ensemble: bool = False
+    """Whether to predict a chunk in every step instead, and to do the mean of what all chunks say
+    of it."""
     estimate: bool = True
     """Whether each image's privileged state is estimated on the way, with a loss of its own, and
     the geometry of tool, object and goal computed from it. A state encoder knows them."""

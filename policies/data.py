@@ -46,6 +46,11 @@ class Layout:
     visible: tuple[bool, ...]
     """Which numbers of the privileged state a picture shows."""
 
+    @property
+    def agent_pos(self) -> int:
+        """Numbers of the proprioception: after the tool's coordinates come the commanded ones."""
+        return 2 * self.tool[1] - self.tool[0]
+
 
 def layout_of(env: KomoEnv, env_id: str) -> Layout:
     """The layout of an env of one camera and of square images.
@@ -107,7 +112,7 @@ def open_layout(paths: Sequence[Path], control_mode: str | None) -> Layout:
 
     Args:
         paths: Of the files.
-        control_mode: Of the student; that of the env's default if None.
+        control_mode: Of the student; that which they were collected in if None.
 
     Raises:
         ValueError: They are of several envs or of other images, or cannot be read.

@@ -27,7 +27,6 @@ class DiffusionHead(nn.Module):
 
     def __init__(self, architecture: Architecture, actions: int) -> None:
         super().__init__()
-        self.shape = (architecture.chunk, actions)
         self.steps = architecture.diffusion_steps
         self.sampling_steps = architecture.sampling_steps
         self.denoiser: nn.Module
@@ -45,19 +44,19 @@ class DiffusionHead(nn.Module):
         noisy = kept.sqrt() * actions + (1 - kept).sqrt() * noise
         return functional.mse_loss(self.denoiser(noisy, step, tokens), noise)
 
-    def sample(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
-        """A chunk (B, N, A), drawn with ``generator``, which is on the CPU."""
-        noisy = torch.randn((len(tokens), *self.shape), generator=generator).to(tokens)
+    def sample(self, tokens: Tensor, noise: Tensor) -> Tensor:
+        """The chunk (B, N, A) that noise (B, N, A) becomes."""
+        noisy = noise
         steps = torch.linspace(self.steps - 1, 0, self.sampling_steps).round().long()
         for index, step in enumerate(steps):
             last = index + 1 == len(steps)
             kept = self.kept[step]
             kept_next = torch.ones_like(kept) if last else self.kept[steps[index + 1]]
-            noise = self.denoiser(noisy, step.to(tokens.device).expand(len(tokens)), tokens)
-            clean = (noisy - (1 - kept).sqrt() * noise) / kept.sqrt()
+            guess = self.denoiser(noisy, step.to(tokens.device).expand(tokens.shape[0]), tokens)
+            clean = (noisy - (1 - kept).sqrt() * guess) / kept.sqrt()
             clean = clean.clamp(-CLIP, CLIP)
-            noise = (noisy - kept.sqrt() * clean) / (1 - kept).sqrt()
-            noisy = kept_next.sqrt() * clean + (1 - kept_next).sqrt() * noise
+            guess = (noisy - kept.sqrt() * clean) / (1 - kept).sqrt()
+            noisy = kept_next.sqrt() * clean + (1 - kept_next).sqrt() * guess
         return noisy
 
 

@@ -30,7 +30,7 @@ class TransformerHead(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The chunk (B, N, A)."""
-        queries = self.queries.expand(len(tokens), -1, -1)
+        queries = self.queries.expand(tokens.shape[0], -1, -1)
         x = torch.cat([tokens + self.places, queries], 1)  # (B, M + N, D)
         x = self.encoder(x)[:, tokens.shape[1] :]  # (B, N, D)
         return self.out(x)
@@ -39,7 +39,7 @@ class TransformerHead(nn.Module):
         """Mean absolute error: it seeks the median of what the expert may do, not the mean."""
         return functional.l1_loss(self(tokens), actions)
 
-    def sample(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
+    def sample(self, tokens: Tensor, noise: Tensor) -> Tensor:
         """The chunk (B, N, A); nothing is drawn."""
         return self(tokens)
 
@@ -80,12 +80,12 @@ class ActHead(nn.Module):
     def decode(self, tokens: Tensor, style: Tensor) -> Tensor:
         """The chunk (B, N, A) of a context and a style (B, Z)."""
         context = torch.cat([self.read_style(style)[:, None], tokens + self.places], 1)
-        queries = self.queries.expand(len(tokens), -1, -1)
+        queries = self.queries.expand(tokens.shape[0], -1, -1)
         return self.out(self.decoder(queries, self.encoder(context)))
 
     def loss(self, tokens: Tensor, actions: Tensor) -> Tensor:
         """Mean absolute error, and the divergence of the styles from a standard normal."""
-        summary = self.summary.expand(len(tokens), -1, -1)
+        summary = self.summary.expand(tokens.shape[0], -1, -1)
         x = torch.cat([summary, tokens[:, -1:], self.read_action(actions) + self.steps], 1)
         mean, log_variance = self.style(self.style_encoder(x)[:, 0]).chunk(2, -1)  # (B, Z) each
         style = mean + torch.randn_like(mean) * (log_variance / 2).exp()
@@ -93,9 +93,9 @@ class ActHead(nn.Module):
         divergence = -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum(-1).mean()
         return error + self.KL_WEIGHT * divergence
 
-    def sample(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
+    def sample(self, tokens: Tensor, noise: Tensor) -> Tensor:
         """The chunk (B, N, A) of the mean style; nothing is drawn."""
-        return self.decode(tokens, tokens.new_zeros(len(tokens), self.STYLE))
+        return self.decode(tokens, tokens.new_zeros(tokens.shape[0], self.STYLE))
 
 
 def transformer_encoder(architecture: Architecture) -> nn.TransformerEncoder:

@@ -26,12 +26,12 @@ def hash_policy(spec: str) -> str:
 
 
 def hash_checkpoint(folder: Path) -> str:
-    """The sha256 over both files of a checkpoint.
+    """The sha256 over both files of a checkpoint, or of its ONNX file.
 
     Raises:
         OSError: One cannot be read.
     """
     digest = hashlib.sha256()
-    for name in (CARD, WEIGHTS):
-        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    for file in (folder / CARD, folder / WEIGHTS) if folder.is_dir() else (folder,):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()

@@ -22,7 +22,8 @@ def load_policy(spec: str, env_id: str) -> Policy:
     """Load a policy for an environment.
 
     Args:
-        spec: ``"expert"``, ``"random"`` or ``"zero"``, or the folder of a checkpoint.
+        spec: ``"expert"``, ``"random"`` or ``"zero"``, the folder of a checkpoint, or a student's
+            ONNX file.
         env_id: A registered id, or ``"module:Id"``; the policy is for its default options, or for
             those that its ``env_options`` name.
 
@@ -66,6 +67,8 @@ def check_spec(spec: str) -> None:
         if not (path / CARD).is_file():
             raise ValueError(f"policy {spec!r}: is no checkpoint: the folder has no {CARD}")
         return
+    if path.suffix == ".onnx":
+        return
     if path.suffix == ".zip":
         kind, missing = "models of Stable-Baselines3", "there is no adapter for its .zip files yet"
     elif path.suffix == ".py":
@@ -74,5 +77,5 @@ def check_spec(spec: str) -> None:
         kind, missing = f"files ending in {path.suffix!r}", "no kind of policy is kept in them"
     raise ValueError(
         f"policy {spec!r}: {kind} cannot be scored by this version: {missing}; "
-        f"expected {built_in}, or the folder of a checkpoint"
+        f"expected {built_in}, the folder of a checkpoint, or an ONNX file"
     )

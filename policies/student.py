@@ -132,30 +132,43 @@ class Student(nn.Module):
         """Mean absolute error of normalised estimates (B, K) of states (B, K)."""
         return functional.l1_loss(estimate, self.state_scale(state))
 
-    def chunk(
-        self, tokens: Tensor, agent_pos: Tensor, way: Tensor, generator: torch.Generator
+    def act(
+        self,
+        images: Tensor | None,
+        agent_pos: Tensor,
+        goal: Tensor,
+        state: Tensor | None,
+        noise: Tensor,
     ) -> Tensor:
         """The actions (B, N, A) that follow contexts.
 
         Args:
-            tokens: The contexts (B, M, D).
-            agent_pos: Of their last moments (B, P).
-            way: There, from the object to its goal (B, 2), m, see ``way``.
-            generator: For what is drawn, on the CPU.
+            images: (B, M, H, W, 3) uint8, (B, M, H, W, 1) in m, or features (B, M, F); None for a
+                student of states.
+            agent_pos: (B, M, P)
+            goal: (B, M, G)
+            state: (B, M, K), for a student of states alone.
+            noise: (B, N, A), standard normal: what a head that draws begins with.
         """
-        added = self.actions_scale.inverse(self.head.sample(tokens, generator))
+        shape = agent_pos.shape[:2]
+        tokens, estimate = self.tokens(
+            None if images is None else images.flatten(0, 1),
+            agent_pos.flatten(0, 1),
+            goal.flatten(0, 1),
+            None if state is None else state.flatten(0, 1),
+        )
+        actions = self.actions_scale.inverse(self.head.sample(tokens.unflatten(0, shape), noise))
         if turns(self.architecture, self.layout):
+            known = state[:, -1] if state is not None else None
+            if estimate is not None:
+                known = self.state_scale.inverse(estimate.unflatten(0, shape)[:, -1])
+            assert known is not None
+            way = goal[:, -1, :2] - known[:, :2]
             ahead = way / (way.norm(dim=-1, keepdim=True) + 1e-6)
             axes = torch.stack([ahead, torch.stack([-ahead[:, 1], ahead[:, 0]], -1)], 1)
-            added = torch.cat([added[..., :2] @ axes, added[..., 2:]], -1)
+            actions = torch.cat([actions[..., :2] @ axes, actions[..., 2:]], -1)
         first, end = self.layout.command
-        return added if first == end else added + agent_pos[:, None, first:end]
-
-    def way(self, goal: Tensor, state: Tensor | None, estimate: Tensor | None) -> Tensor:
-        """From the object to its goal (B, 2), m: as is known (B, K), or estimated (B, K)."""
-        if state is None and estimate is not None:
-            state = self.state_scale.inverse(estimate)
-        return goal[:, :2] - state[:, :2] if state is not None else torch.zeros_like(goal[:, :2])
+        return actions if first == end else actions + agent_pos[:, -1:, first:end]
 
     def _normalised(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W), of about mean 0 and deviation 1; features as they are."""

@@ -68,7 +68,7 @@ class Arguments:
     episodes: int | None = None
     """How many demonstrations to use, the first ones; all if not given."""
     control_mode: Literal["joint", "ee", "ee_delta"] | None = None
-    """Of the student's actions; the environment's own if not given."""
+    """Of the student's actions; that which the demonstrations were collected in if not given."""
     steps: int | None = None
     """Of the optimiser."""
     context: int | None = None
@@ -77,6 +77,8 @@ class Arguments:
     """Actions that are predicted."""
     execute: int | None = None
     """Of those, how many are carried out."""
+    ensemble: bool | None = None
+    """Whether to predict in every step instead, and to average over chunks."""
     readout: Readout | None = None
     """How the feature maps of a ResNet become a vector."""
     denoiser: Literal["unet", "transformer"] | None = None
@@ -157,6 +159,8 @@ def prepare(arguments: Arguments) -> list[Job]:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} {value}: expected 1 or more")
+    if not arguments.demos:
+        raise ValueError("--demos: expected one file or more, got none")
     if not arguments.seeds or len(set(arguments.seeds)) < len(arguments.seeds):
         raise ValueError(f"--seeds {arguments.seeds}: expected different seeds, at least one")
     if min(arguments.seeds) < 0:

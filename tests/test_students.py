@@ -133,9 +133,17 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(demos, student
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_students_act_alike_however_they_are_asked(student, demos):
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"context": 4, "execute": 8}, {"ensemble": True}],
+    ids=lambda changes: "-".join(changes) or "as-trained",
+)
+def test_students_act_alike_however_they_are_asked(student, demos, tmp_path, changes):
     """Loaded twice, one by one or in a batch, with an episode that ends in between."""
-    one, other = (load_student(student, "KomoPush-v0") for _ in range(2))
+    folder = tmp_path / "student"
+    shutil.copytree(student, folder)
+    break_card(folder, **{f"architecture__{name}": value for name, value in changes.items()})
+    one, other = (load_student(folder, "KomoPush-v0") for _ in range(2))
     with DemoFile(demos["push"]) as file:
         seen = [file[i].obs for i in range(2)]
     keys = ("pixels", "agent_pos", "goal")
@@ -159,6 +167,29 @@ def test_students_act_alike_however_they_are_asked(student, demos):
             np.testing.assert_allclose(actions[0], alone[0][step], atol=1e-5)
         if step >= 3:
             np.testing.assert_allclose(actions[1], alone[1][step - 3], atol=1e-5)
+
+
+def test_an_ensemble_is_the_mean_of_what_all_chunks_say(student, demos, tmp_path):
+    folder = tmp_path / "student"
+    shutil.copytree(student, folder)
+    break_card(folder, architecture__execute=1)
+    every = load_student(folder, "KomoPush-v0")
+    break_card(folder, architecture__ensemble=True)
+    mean = load_student(folder, "KomoPush-v0")
+    with DemoFile(demos["push"]) as file:
+        obs = file[0].obs
+    chunks, states = [], (None, None)
+    for step in range(10):
+        seen = {key: obs[key][step] for key in ("pixels", "agent_pos", "goal")}
+        _, first = every.predict(seen, states[0])
+        action, second = mean.predict(seen, states[1])
+        states = (first, second)
+        chunks.append(first.chunks[0, 0])
+        say = np.array([chunk[step - made] for made, chunk in enumerate(chunks) if step - made < 8])
+        weights = np.exp(-0.01 * np.arange(len(say)))  # the oldest first
+        wanted = (say * weights[:, None]).sum(0) / weights.sum()
+        wanted = np.clip(wanted, mean.action_space.low, mean.action_space.high)
+        np.testing.assert_allclose(action, wanted, atol=1e-5)
 
 
 def test_a_student_is_scored(student, tmp_path):
@@ -326,3 +357,28 @@ def test_a_shipped_student_does_as_its_card_says(folder):
     env.close()
     rate = card.origin.validation[0] / card.origin.validation[1]
     assert solved >= 20 * rate - 3
+
+
+def test_onnx_gives_the_same_actions(demos, tmp_path):
+    words = ("--demos", demos["push"], "--head", "diffusion", "--modality", "depth", *TINY)
+    assert run("policies.train", *words, "--out", tmp_path).returncode == 0
+    folder, file = tmp_path / "seed0", tmp_path / "student.onnx"
+    done = run("policies.onnx", folder, "--out", file)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (load_student(path, "KomoPush-v0") for path in (folder, file))
+    env = gym.make("KomoPush-v0", **theirs.env_options)
+    observation, _ = env.reset(seed=0)
+    states = (None, None)
+    for _ in range(5):
+        actions = [ours.predict(observation, states[0]), theirs.predict(observation, states[1])]
+        np.testing.assert_allclose(actions[0][0], actions[1][0], atol=1e-4)
+        states = tuple(state for _, state in actions)
+        observation, *_ = env.step(actions[1][0])
+    env.close()
+    done = run("benchmark.run", "--policy", file, "--env", "KomoPush-v0", "--episodes", 1)
+    assert done.returncode == 0, done.stderr
+    file.write_bytes(file.read_bytes()[:1000])
+    done = run("benchmark.run", "--policy", file, "--env", "KomoPush-v0", "--episodes", 1)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "is no ONNX file" in done.stderr

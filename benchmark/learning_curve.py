@@ -1,0 +1,97 @@
+"""Draw success over demonstrations: ``python -m benchmark.learning_curve RESULTS --out X.png``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from tyro.conf import Positional
+
+from benchmark.result import Result, load_result
+from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.files import check_writable, replacing
+
+MODULE = "benchmark.learning_curve"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Draw how success grows with demonstrations, from results of students.
+
+    Results of the same environment, encoder, head and preset are points of one line, with their
+    95 % intervals.
+    """
+
+    results: Positional[tuple[Path, ...]]
+    """Result files."""
+    out: Path
+    """The picture, .png."""
+
+
+def main() -> None:
+    """The command."""
+    arguments = parse(Arguments, MODULE)
+    try:
+        if arguments.out.suffix != ".png":
+            raise ValueError(f"--out {arguments.out}: expected a name that ends in .png")
+        check_writable("--out", arguments.out)
+        lines = lines_of([load_result(file) for file in arguments.results])
+        draw(lines, arguments.out)
+    except (ValueError, OSError) as error:
+        fail(MODULE, error)
+    with printing(MODULE, f"{arguments.out} is drawn"):
+        for name, points in lines.items():
+            print(name, *(f"{count}: {rate:.1%}" for count, rate, _, _ in points), sep="  ")
+
+
+Point = tuple[int, float, float, float]
+"""Demonstrations, success rate, and its interval's ends."""
+
+
+def lines_of(results: list[Result]) -> dict[str, list[Point]]:
+    """The points of each line, by its name, in order.
+
+    Raises:
+        ValueError: There are none, or one is not of a student.
+    """
+    lines: dict[str, list[Point]] = defaultdict(list)
+    for result in results:
+        if result.policy.learning is None:
+            raise ValueError(f"results: {result.policy.name} has learned from no demonstrations")
+        made_of = ", ".join(result.policy.name.split(", ")[:3])
+        for env_id, task in result.tasks.items():
+            count = result.policy.learning.demonstrations
+            lines[f"{env_id}: {made_of}"].append((count, task.success_rate, *task.ci95))
+    if not lines:
+        raise ValueError("results: expected one or more, got none")
+    return {name: sorted(points) for name, points in lines.items()}
+
+
+def draw(lines: dict[str, list[Point]], out: Path) -> None:
+    """Write the picture.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for name, points in lines.items():
+        counts, rates, lows, highs = ([*column] for column in zip(*points, strict=True))
+        [line] = axes.plot(counts, [100 * rate for rate in rates], marker="o", label=name)
+        ends = ([100 * low for low in lows], [100 * high for high in highs])
+        axes.fill_between(counts, *ends, alpha=0.15, color=line.get_color())
+    axes.set(xscale="log", xlabel="demonstrations", ylabel="success, %, and 95 % interval")
+    ticks = sorted({count for points in lines.values() for count, *_ in points})
+    axes.set_xticks(ticks, map(str, ticks))
+    axes.minorticks_off()
+    axes.set_ylim(0, 101)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    with replacing(out) as scratch:
+        figure.savefig(scratch, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
