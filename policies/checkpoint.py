@@ -95,6 +95,7 @@ def save_checkpoint(
     weights = {key: value.contiguous() for key, value in student.state_dict().items()}
     with replacing(folder / WEIGHTS) as scratch:
         save_file(weights, scratch)
+        scratch.chmod(0o644)  # as any other file, for those who are given it
     write_text(folder / CARD, CARDS.dump_json(card, indent=1).decode())
 
 

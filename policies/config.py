@@ -107,7 +107,7 @@ _LIGHT: dict[str, Any] = {
     "execute": 2,
     "denoiser": "transformer",
     "unet_widths": (64, 128, 256),
-    "steps": 4000,
+    "steps": 3000,
     "clips": 128,
     "windows": 1,
     "learning_rate": 2e-3,

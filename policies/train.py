@@ -161,6 +161,9 @@ def prepare(arguments: Arguments) -> list[Job]:
             raise ValueError(f"--{name} {value}: expected 1 or more")
     if not arguments.demos:
         raise ValueError("--demos: expected one file or more, got none")
+    names = [path.name for path in arguments.demos]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--demos {' '.join(names)}: expected files of different names")
     if not arguments.seeds or len(set(arguments.seeds)) < len(arguments.seeds):
         raise ValueError(f"--seeds {arguments.seeds}: expected different seeds, at least one")
     if min(arguments.seeds) < 0:
@@ -270,7 +273,6 @@ def describe(paths: tuple[Path, ...], episodes: int | None) -> dict[str, Any]:
                 "env": file.env_id,
                 "demonstrations": used,
                 "recipe": file.recipe,
-                "seeds": file.head.get("seeds"),
             }
     return described
 

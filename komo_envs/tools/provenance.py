@@ -13,7 +13,7 @@ from pathlib import Path
 
 from komo_envs.ids import find_spec
 
-PACKAGES = ("komo-envs", "robotic", "gymnasium", "numpy", "scipy", "moderngl")
+PACKAGES = ("komo-envs", "robotic", "gymnasium", "numpy", "scipy", "moderngl", "torch")
 
 ROOT = Path(__file__).resolve().parents[2]
 
