@@ -2,7 +2,8 @@
 
     data                    attributes: format, version, suite, total, and in JSON env_args, recipe,
                             versions, machine
-      demo_0                attributes: num_samples (T), seed, scene, style, success, terminated
+      demo_0                attributes: num_samples (T), seed, scene, style, success, terminated;
+                            handover, the step from which on the expert acted
         obs/KEY             (T, ...) before each action, by the keys of the env's observations:
           pixels            uint8 (T, H, W, 3); with several cameras, pixels_front and so on
           depth             uint16 (T, H, W, 1), mm, 0 where nothing is seen
@@ -11,7 +12,8 @@
         final_obs/KEY       (1, ...) the same after the last action
         states              float64 (T, S), the whole state of the world: see ``pack_state``
         final_state         float64 (1, S)
-        action_dict/MODE    float32 (T, A), what the expert wants, in every control mode
+        action_dict/MODE    float32 (T, A), what the expert wants, in every control mode; where a
+                            student acts until the handover, what it does
         actions             that of the env's own control mode, the same data
         executed_actions    float32 (T, A), what was done in the env's own control mode
         rewards             float64 (T,), sparse
@@ -45,7 +47,7 @@ from komo_envs.tasks import Scene
 from komo_envs.worlds import WorldState
 
 FORMAT = "komo-envs demonstrations"
-VERSION = 1
+VERSION = 2
 
 HEAD = ("env_args", "recipe", "versions", "machine")
 """What a file says of all its demonstrations, as attributes of ``data`` in JSON."""
@@ -88,6 +90,8 @@ class Demo:
     """(T,), after each action."""
     distances: NDArray[np.float64]
     """(T,), m, after each action."""
+    handover: int = 0
+    """From which step on the expert acted: T where a student did throughout."""
 
     def __len__(self) -> int:
         return len(self.executed)
@@ -152,6 +156,7 @@ def write_demo(group: h5py.Group, demo: Demo, mode: str) -> None:
         "style": json.dumps(demo.style),
         "success": demo.success,
         "terminated": demo.terminated,
+        "handover": demo.handover,
     }
     for name, value in attributes.items():
         group.attrs[name] = value
@@ -212,6 +217,7 @@ def read_demo(group: h5py.Group) -> Demo:
         reward_terms=arrays("reward_terms"),
         successes=group["successes"][:],
         distances=group["distances"][:],
+        handover=int(group.attrs["handover"]),
     )
 
 

@@ -114,7 +114,8 @@ class Recorder:
             seed: Of the scene, and of whatever else is drawn.
             student: Acts in place of the expert, whose actions are recorded all the same: what it
                 would do where the student has gone.
-            handover: After so many steps the expert acts itself; never if None.
+            handover: 1 or more: the student acts for so many steps, and then the expert; what it
+                would have done until then is not recorded.
         """
         env, inner, expert = self.env, self._inner, self.expert
         expert.set_random_seed(seed)
@@ -125,25 +126,30 @@ class Recorder:
         states: list[np.ndarray] = []
         executed: list[Array] = []
         rewards, infos = [], []
-        state, start, terminated, truncated = None, True, False, False
+        state, terminated, truncated = None, False, False
         style: dict[str, Any] = {}
         _observe(obs, states, inner, observation)
         while not (terminated or truncated):
-            wanted = expert.reference(env)
-            style = style or asdict(expert.style)
-            action = inner.controller.encode(wanted)
+            leads = student is not None and (handover is None or len(executed) < handover)
+            if leads:
+                assert student is not None
+                first = np.array([not executed])
+                action, state = student.predict(observation, state=state, episode_start=first)
+            if leads and handover is not None:  # nobody asks what the expert would do
+                wanted = inner.controller.preview(inner.controller.check(action))
+                wish = action
+            else:
+                wanted = expert.reference(env)
+                style = style or asdict(expert.style)
+                wish = inner.controller.encode(wanted)
             # Joint positions differ with the posture, so they are those that the action leads to.
-            command = inner.controller.preview(inner.controller.check(action))
+            command = inner.controller.preview(inner.controller.check(wish))
             for mode in CONTROL_MODES:
                 aim = command if mode == "joint" else wanted
                 actions[mode].append(inner.controller.encode(aim, mode))
-            actions[inner.control_mode][-1] = action
-            if student is not None and (handover is None or len(executed) < handover):
-                first = np.array([start])
-                action, state = student.predict(observation, state=state, episode_start=first)
-                start = False
-            elif self._noise:
-                action = disturbance.add(wanted)
+            actions[inner.control_mode][-1] = wish
+            if not leads:
+                action = disturbance.add(wanted) if self._noise else wish
             observation, reward, terminated, truncated, info = env.step(action)
             executed.append(np.asarray(action, dtype=np.float32))
             rewards.append(reward)
@@ -153,7 +159,7 @@ class Recorder:
         return Demo(
             seed=seed,
             scene=info["scene"],
-            style=style,
+            style=style or asdict(expert.style),
             success=bool(info["is_success"]),
             terminated=terminated,
             obs={key: np.stack(values) for key, values in obs.items()},
@@ -164,6 +170,7 @@ class Recorder:
             reward_terms={n: np.array([i["reward_terms"][n] for i in infos]) for n in terms},
             successes=np.array([i["is_success"] for i in infos]),
             distances=np.array([i["distance"] for i in infos]),
+            handover=0 if student is None else min(handover or len(executed), len(executed)),
         )
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -174,7 +173,7 @@ def load_frames(
                     break
                 count += 1
                 group = file.group(index)
-                taught = _taught(file, group)
+                taught = np.arange(group.attrs["num_samples"]) >= group.attrs["handover"]
                 if not group.attrs["success"] or not taught.any():
                     continue
                 # What nobody learns from is left out, but for what the first window looks back at.
@@ -199,18 +198,6 @@ def load_frames(
         raise ValueError(f"--demos {', '.join(map(str, paths))}: none of {count} succeeds")
     arrays: dict[str, Any] = {name: np.concatenate(part) for name, part in parts.items() if part}
     return Frames(**{"images": None, **arrays})
-
-
-def _taught(file: DemoFile, group: h5py.Group) -> NDArray[np.bool_]:
-    """From which moments (T,) on nobody but the expert acted.
-
-    Noise does not count: what the expert wanted makes up for it.
-    """
-    wanted, done = group["actions"][:], group["executed_actions"][:]
-    if file.recipe["student"] is None:
-        return np.ones(len(done), bool)
-    others = (wanted != done).any(1)
-    return np.logical_not(np.logical_or.accumulate(others[::-1])[::-1])
 
 
 def seen(layout: Layout, privileged: bool) -> tuple[bool, ...]:
