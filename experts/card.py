@@ -46,7 +46,7 @@ The first {filmed} as a video: [{stem}.mp4]({stem}.mp4)
 | size | {megabytes:.1f} MB, {each:.2f} MB a demonstration |
 | images | {images} |{drawn_anew}
 | acted in | `{mode}`; actions are there in every control mode |
-| disturbed by | {noise} |
+| disturbed by | {disturbance} |
 | styles | {styles} |
 | failures at a distance of | {distances} |
 | versions | {versions} |
@@ -151,9 +151,7 @@ def _text(file: DemoFile) -> str:
         images=f"RGB and depth (mm), {side} x {side}, of {', '.join(file.cameras)}",
         mode=file.control_mode,
         drawn_anew=f"\n| images drawn anew | with {anew} |" if anew else "",
-        noise=f"{recipe['noise'] * 1000:g} mm, which the actions do not contain"
-        if file.perturbed
-        else "nothing",
+        disturbance=_disturbance(file),
         styles=f"{len(counts.styles)} combinations of side, by-way and elbow, drawn"
         if recipe["diverse"]
         else "the expert's own choice",
@@ -164,10 +162,24 @@ def _text(file: DemoFile) -> str:
     )
 
 
+def _disturbance(file: DemoFile) -> str:
+    recipe = file.recipe
+    if recipe["student"] is not None:
+        steps = [int(file.group(index).attrs["handover"]) for index in range(len(file))]
+        return f"a student, {recipe['student']}, for the first {np.median(steps):g} steps (median)"
+    if recipe["noise"]:
+        return f"{recipe['noise'] * 1000:g} mm, which the actions do not contain"
+    return "nothing"
+
+
 def command(file: DemoFile) -> str:
     """The command line that collects the same demonstrations."""
     recipe = file.recipe
     first, end = recipe["seeds"]
+    if recipe["student"] is not None:
+        words = ["python", "-m", "policies.collect", "--policy", "STUDENT"]
+        words += ["--out", file.path.name, "--episodes", str(end - first)]
+        return shlex.join([*words, "--first-seed", str(first)])
     words = ["python", "-m", "experts.collect", "--env", recipe["env"], "--out", file.path.name]
     words += ["--episodes", str(end - first)]
     if first:
