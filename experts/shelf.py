@@ -50,6 +50,9 @@ INWARD = 0.002  # m that the finger may lack to where it should be before it pul
 BEYOND = 0.008  # m beyond its goal to which the cuboid is pulled
 MOVED = np.array([0.006, 0.006, 0.06])  # m, m and rad of the cuboid before it is hooked, and
 DRAGGED = np.array([0.012, np.inf, 0.12])  # of the hooked one, after which it is planned again
+COMMITMENT = 2.0
+"""rad of yaw that outweigh a metre of the hook on the other side of the cuboid: what it has begun,
+it goes on with, and so does a student, who can tell a yaw near zero only roughly."""
 ASTRAY = 0.02  # m between hook and plan
 RADIUS = 0.1  # m that a radian of roll counts as
 
@@ -64,8 +67,9 @@ class ShelfExpert(Expert):
     clock. The pull is steered: where the finger does not reach far enough behind the cuboid, the
     hook first moves inward, pressing it straight. It is planned again as the cuboid turns.
 
-    The hook passes the cuboid on the right (+x) where its yaw is positive or zero, else on the
-    left: there the farthest corner is the nearer one, and the pull turns the cuboid straight.
+    The hook passes the cuboid on the right (+x) where its yaw is positive, on the left where it is
+    negative: there the farthest corner is the nearer one, and the pull turns the cuboid straight.
+    Where the yaw is small, it passes on the side that it is already on.
     Where a side is too narrow, it takes the wider one. With ``draw_side`` the side is drawn where
     both are wide enough: four in five scenes, and less than half of the hard ones.
     """
@@ -200,7 +204,8 @@ class ShelfExpert(Expert):
         if min(left, right) < LANE:
             return 1.0 if right > left else -1.0
         if self.style.side is None:
-            return 1.0 if view.cuboid[2] >= 0 else -1.0
+            lean = view.cuboid[2] + COMMITMENT * (view.corner[0] - view.cuboid[0])
+            return 1.0 if lean >= 0 else -1.0
         return 1.0 if self.style.side == RIGHT else -1.0
 
 
