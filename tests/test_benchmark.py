@@ -312,7 +312,7 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
         (("--policy", "zero", "--seeds=1:2", "--seeds", "1:3"), "--seeds: given 2 times"),
         (("--policy", "zero", "--env", "--episodes", "1"), "--env: expected one id or more"),
         (("--policy", "genius"), "policy 'genius': expected expert, random, zero or a path"),
-        (("--policy", "tests"), "policy 'tests': folders cannot be scored by this version"),
+        (("--policy", "tests"), "policy 'tests': is no checkpoint: the folder has no"),
         (("--policy", "zero", "--env", "KomoPull-v0"), "--env KomoPull-v0: no such environment"),
         (("--policy", "zero", "--env", "CartPole-v1"), "--env CartPole-v1: is registered with "),
         (("--policy", "zero", "--env", ENV, ENV), f"--env {ENV}: named 2 times"),

@@ -498,7 +498,23 @@ def test_a_student_goes_and_the_expert_says_what_it_would_do() -> None:
     assert len(demo) == 150
     assert not demo.success
     assert np.all(demo.executed == np.float32([0.1, 0.25, 0.8]))
+    assert demo.handover == 150, "it never came to that"
     wanted = demo.actions["ee"][40:]
     assert np.abs(wanted - wanted[0]).max() < 1e-3, "nothing moves, and it wants the same"
     assert np.abs(wanted[0] - [0.1, 0.25, 0.8]).max() > 0.01
+    recorder.close()
+
+
+def test_an_expert_takes_over_and_brings_it_to_its_end() -> None:
+    class Still:
+        def predict(self, obs: Any, **_: Any) -> tuple[Any, None]:
+            return np.float32([0.1, 0.25, 0.8]), None
+
+    recorder = Recorder(Recipe(env="KomoPush-v0", image_size=16))
+    demo = recorder.record(1, student=Still(), handover=20)
+    assert demo.success
+    assert demo.handover == 20
+    # What is recorded is what was done, by the one and by the other.
+    assert np.array_equal(demo.executed, demo.actions["ee"])
+    assert np.all(demo.executed[:20] == np.float32([0.1, 0.25, 0.8]))
     recorder.close()

@@ -91,11 +91,10 @@ def test_the_expert_is_refused_where_there_is_none():
     ("name", "content", "reason"),
     [
         ("nowhere", None, "nowhere is not there"),
-        ("checkpoint", {"policy.json": "{}"}, "checkpoint folders cannot be scored"),
-        ("folder", {}, "folders cannot be scored"),
+        ("folder", {}, "is no checkpoint: the folder has no policy.json"),
         ("model.zip", "", "Stable-Baselines3"),
         ("mine.py:Mine", "", "Python files"),
-        ("mine.onnx", "", r"files ending in '\.onnx'"),
+        ("mine.pt", "", r"files ending in '\.pt'"),
     ],
 )
 def test_what_cannot_be_loaded_yet_is_refused_by_its_kind(tmp_path, name, content, reason):
