@@ -240,7 +240,7 @@ def check_setup(job: Job) -> None:
                 "demos": describe(job.paths, job.episodes),
                 "validation": job.validation,
                 "seed": job.seed,
-                "sources": provenance.hash_sources("policies", without="pretrained"),
+                "sources": provenance.hash_sources("policies", without=provenance.OUTCOMES),
             }
         )
     )

@@ -17,6 +17,9 @@ PACKAGES = ("komo-envs", "robotic", "gymnasium", "numpy", "scipy", "moderngl", "
 
 ROOT = Path(__file__).resolve().parents[2]
 
+OUTCOMES = ("results", "pretrained")
+"""Folders of a package with what its code has brought about: no part of what it does."""
+
 CODE = ("komo_envs", "experts", "policies", ":(glob)benchmark/*.py")
 """What runs: changes elsewhere leave it the commit's own."""
 
@@ -38,10 +41,10 @@ def versions(envs: Iterable[str], sources: Iterable[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"  # komo-envs run from a folder that was never installed
     hashed = [*sources, *sorted(modules)]
-    return found | {f"{name}_sources": hash_sources(name, without="results") for name in hashed}
+    return found | {f"{name}_sources": hash_sources(name, without=OUTCOMES) for name in hashed}
 
 
-def hash_sources(module: str, without: str | None = None) -> str:
+def hash_sources(module: str, without: tuple[str, ...] = ()) -> str:
     """The sha256 over the names and contents of the files of a module or package.
 
     Nothing is imported. Of a package, all files count, in the order of their names: its data are
@@ -49,7 +52,7 @@ def hash_sources(module: str, without: str | None = None) -> str:
 
     Args:
         module: Its dotted name.
-        without: A folder in the package that does not count either.
+        without: Folders in the package that do not count either.
 
     Raises:
         ModuleNotFoundError: There is no such module.
@@ -73,9 +76,9 @@ def hash_sources(module: str, without: str | None = None) -> str:
     return digest.hexdigest()
 
 
-def _counts(file: Path, without: str | None) -> bool:
+def _counts(file: Path, without: tuple[str, ...]) -> bool:
     hidden = any(part.startswith(".") or part == "__pycache__" for part in file.parts)
-    return not hidden and file.parts[0] != without
+    return not hidden and file.parts[0] not in without
 
 
 def commit() -> tuple[str, bool] | None:
