@@ -22,7 +22,7 @@ from common import wait_for, workers_of
 from conftest import PROJECT
 
 from experts import make_expert
-from experts.demos import DemoFile, flatten, unpack_state
+from experts.demos import VERSION, DemoFile, flatten, unpack_state
 from experts.recorder import Recipe, Recorder
 from experts.route import LEFT, RIGHT
 from komo_envs.control import CONTROL_MODES
@@ -373,14 +373,14 @@ def test_what_is_no_file_of_demonstrations_is_named(
     for name in ("newer.h5", "hole.h5"):
         (tmp_path / name).write_bytes(push.read_bytes())
     with h5py.File(tmp_path / "newer.h5", "r+") as file:
-        file["data"].attrs["version"] = 2
+        file["data"].attrs["version"] = VERSION + 1
     with h5py.File(tmp_path / "hole.h5", "r+") as file:
         del file["data/demo_3"]
     for name, reason in [
         ("none.h5", "there is none"),
         ("text.h5", "is no HDF5 file, or not a whole one"),
         ("other.h5", "holds no demonstrations of komo-envs"),
-        ("newer.h5", "version 2; expected"),
+        ("newer.h5", f"version {VERSION + 1}; expected"),
         ("hole.h5", "expected demo_0 to demo_6, got others"),
     ]:
         done = run(module, tmp_path / name, *out)

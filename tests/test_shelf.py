@@ -12,6 +12,7 @@ from common import digest
 
 from experts import make_expert
 from experts.base import Expert
+from experts.shelf import COMMITMENT
 from komo_envs.env import KomoEnv
 from komo_envs.tasks.shelf import CUBOID, FLOOR, OPENING, SHELF, cuboid_size, gaps
 from komo_envs.worlds.panda import COLLISION_FRAMES, load_panda
@@ -295,7 +296,8 @@ def test_it_hooks_where_the_pull_straightens_or_on_a_side_that_is_drawn() -> Non
             right_side.append(roll < 0)
             scene = unwrap(env).scene["cuboid"]
             if not draw_side and min(gaps(scene, cuboid_size({}), [])) > 0.02:
-                assert right_side[-1] == (scene[2] >= 0), seed
+                # The hook begins in the middle; where the yaw is small, it goes past the near side.
+                assert right_side[-1] == (scene[2] >= COMMITMENT * scene[0]), seed
         assert 4 <= sum(right_side) <= 16
     env.close()
 
