@@ -314,3 +314,16 @@ def test_speed_measures_every_mode_and_the_experts_of_both_tasks(tmp_path):
         rate = speed["steps"]["rgb 96"]["steps_per_second"]
         assert re.search(rf"{env_id} +rgb 96 +{rate:.0f} ", done.stdout)
         assert re.search(rf"{env_id} +{expert['first_plan_ms']:.0f} ", done.stdout)
+
+
+def test_a_learning_curve_is_drawn_of_students_alone(tmp_path):
+    results, out = ROOT / "benchmark" / "results", tmp_path / "curve.png"
+    students = sorted(results.glob("*-resnet18-*.json"))
+    done = run_module("learning_curve", *students, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "KomoPush-v0: resnet18 rgb, transformer, light  1500: 99.8%" in done.stdout
+    assert out.read_bytes().startswith(b"\x89PNG")
+    refused = run_module("learning_curve", results / "expert.json", "--out", tmp_path / "no.png")
+    assert refused.returncode == 2
+    assert "expert has learned from no demonstrations" in refused.stderr
+    assert not (tmp_path / "no.png").exists()
