@@ -45,13 +45,14 @@ small random model.
 PAPER_TEXT = """
 The published experiment had this condition: the object within 5 cm of a fixed target at the end.
 *published* is its success for the same encoder and head, in percent, of 500 episodes, with networks
-of {parameters} parameters; its simulation, camera and expert were others.
+of 4.5 to 58.3 million parameters; its simulation, camera and expert were others.
 """
 
 COLUMNS = (
     "policy",
     "privileged",
     "success, 95 % interval",
+    "published",
     "episodes",
     "within 1 cm",
     "steps",
@@ -81,9 +82,6 @@ PUBLISHED = {
     },
 }
 """Success rates in percent by encoder and head."""
-PARAMETERS = "4.5 to 58.3 million"
-"""Of the published networks."""
-
 NOTHING = "No policy has been scored yet.\n"
 
 
@@ -127,15 +125,11 @@ def leaderboard(folder: Path) -> str:
     for env_id in (*ENVS, *PAPER_ENVS):
         rows = [(file, result) for file, result in results.items() if env_id in result.tasks]
         rows.sort(key=lambda row: (-row[1].tasks[env_id].ci95[0], row[1].policy.name, row[0]))
-        columns = list(COLUMNS)
-        if env_id in PUBLISHED:
-            text_of_env = PAPER_TEXT.format(parameters=PARAMETERS)
-            columns.insert(3, "published")
-        else:
-            text_of_env = ""
+        columns = [name for name in COLUMNS if name != "published" or env_id in PUBLISHED]
         table = _line(columns) + _line(["---"] * len(columns))
         table += "".join(_line(_row(file, result, env_id)) for file, result in rows)
-        text += f"\n## {env_id}\n{text_of_env}\n{table if rows else NOTHING}"
+        condition = PAPER_TEXT if env_id in PUBLISHED else ""
+        text += f"\n## {env_id}\n{condition}\n{table if rows else NOTHING}"
     return text
 
 

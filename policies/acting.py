@@ -19,7 +19,7 @@ from komo_envs.ids import find_spec
 from policies.base import Observation
 from policies.checkpoint import load_checkpoint
 from policies.config import Architecture
-from policies.data import IMAGES, Layout, layout_of, privileged, seen
+from policies.data import IMAGES, Layout, layout_of, mask_of, privileged
 from policies.dinov2 import Backbone
 from policies.onnx import OnnxStudent
 from policies.trivial import batch_shape
@@ -35,15 +35,8 @@ class Network(Protocol):
     architecture: Architecture
     layout: Layout
 
-    def act(
-        self,
-        images: Tensor | None,
-        agent_pos: Tensor,
-        goal: Tensor,
-        state: Tensor | None,
-        noise: Tensor,
-    ) -> Tensor:
-        """See ``Student.act``."""
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """See ``Student.forward``."""
 
 
 def env_options(student: Network) -> dict[str, Any]:
@@ -160,24 +153,23 @@ class StudentPolicy:
         """What the student reads of observations, with a batch axis."""
         if self.privileged:
             layout = self.student.layout
-            size = layout.agent_pos
             parts = {
-                "agent_pos": obs["observation"][..., :size],
+                "seen": privileged(obs, mask_of(layout, privileged=True)),
+                "agent_pos": obs["observation"][..., : layout.agent_pos],
                 "goal": obs["desired_goal"][..., :-1],
-                "state": privileged(obs, seen(layout, privileged=True)),
             }
         else:
             modality = self.student.architecture.modality
             parts = {
-                "images": obs[IMAGES[modality]],
+                "seen": obs[IMAGES[modality]],
                 "agent_pos": obs["agent_pos"],
                 "goal": obs["goal"],
             }
             if modality == "depth":  # as precise as in demonstrations
-                parts["images"] = np.round(parts["images"] * 1000.0).astype(np.float32) / 1000.0
+                parts["seen"] = np.round(parts["seen"] * 1000.0).astype(np.float32) / 1000.0
         parts = {key: np.asarray(part)[None] if single else part for key, part in parts.items()}
         if self._backbone is not None:
-            parts["images"] = self._backbone.features(torch.from_numpy(parts["images"])).numpy()
+            parts["seen"] = self._backbone.features(torch.from_numpy(parts["seen"])).numpy()
         return parts
 
     def _remember(self, now: Arrays, memory: Memory | None, start: NDArray[np.bool_]) -> Memory:
@@ -202,12 +194,11 @@ class StudentPolicy:
     @torch.inference_mode()
     def _predict(self, history: Arrays) -> NDArray[np.float32]:
         """Chunks (B, N, A) of histories (M, B, ...)."""
-        seen = {key: torch.from_numpy(part).transpose(0, 1) for key, part in history.items()}
-        noise = torch.randn(len(seen["goal"]), *self._shape, generator=self._generator)
-        chunk = self.student.act(
-            seen.get("images"), seen["agent_pos"], seen["goal"], seen.get("state"), noise
-        )
-        return chunk.numpy()
+        inputs = [
+            torch.from_numpy(history[key]).transpose(0, 1) for key in ("seen", "agent_pos", "goal")
+        ]
+        noise = torch.randn(len(inputs[0]), *self._shape, generator=self._generator)
+        return self.student(*inputs, noise).numpy()
 
 
 def _mean_action(memory: Memory) -> NDArray[np.float32]:

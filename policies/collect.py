@@ -20,6 +20,7 @@ from komo_envs.tools.cli import fail, parse
 from policies.acting import load_student
 from policies.base import Observation
 from policies.checkpoint import Card, read_card
+from policies.evaluate import infos
 from policies.identity import hash_checkpoint
 
 MODULE = "policies.collect"
@@ -104,7 +105,7 @@ class HandoverRecorder:
 
     def record(self, seed: int) -> Demo:
         """Play the episode of a seed."""
-        steps = self._steps_alone(seed)
+        steps = len([*infos(self._student, self._alone, seed)])  # with success or without
         # The scene is drawn from the seed alone: the word keeps the two apart.
         handover = int(np.random.default_rng([seed, *b"handover"]).integers(1, steps + 1))
         self._student.set_random_seed(seed)
@@ -116,17 +117,6 @@ class HandoverRecorder:
         """The student's action (A,), who sees what it is used to, and not what is recorded."""
         seen = self._env.observe(self._student.env_options["obs_mode"])
         return self._student.predict(seen, state, episode_start)
-
-    def _steps_alone(self, seed: int) -> int:
-        """How long the student takes, with success or without."""
-        self._student.set_random_seed(seed)
-        observation, _ = self._alone.reset(seed=seed)
-        state, steps, over = None, 0, False
-        while not over:
-            action, state = self._student.predict(observation, state)
-            observation, _, terminated, truncated, _ = self._alone.step(action)
-            steps, over = steps + 1, terminated or truncated
-        return steps
 
     def close(self) -> None:
         """Close the envs."""

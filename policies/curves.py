@@ -52,7 +52,7 @@ class Curves:
             if "loss" in name:
                 axes.set_yscale("log")
             else:
-                axes.set_ylim(0, 1)
+                axes.set_ylim(0, 1.05)
             axes.grid(alpha=0.3)
         figure.suptitle(title)
         with replacing(path) as scratch:

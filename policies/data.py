@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experts.demos import DemoFile, image_names
-from komo_envs.control import CONTROL_MODES
 from komo_envs.env import KomoEnv
 from policies.config import Modality
 from policies.dinov2 import Backbone, cached_features
@@ -116,12 +115,11 @@ def open_layout(paths: Sequence[Path], control_mode: str | None) -> Layout:
     Raises:
         ValueError: They are of several envs or of other images, or cannot be read.
     """
-    if control_mode is not None and control_mode not in CONTROL_MODES:
-        raise ValueError(f"--control-mode {control_mode}: expected one of {CONTROL_MODES}")
+    options = {} if control_mode is None else {"control_mode": control_mode}
     layouts = []
     for path in paths:
         with DemoFile(path) as file:
-            env = file.make_env(obs_mode="state", **_mode_option(control_mode))
+            env = file.make_env(obs_mode="state", **options)
             assert isinstance(env.unwrapped, KomoEnv)
             try:
                 layouts.append(layout_of(env.unwrapped, file.env_id))
@@ -150,19 +148,19 @@ def load_frames(
         layout: What they share.
         modality: Which images to read; None for none.
         context: How many moments a window looks at.
-        episodes: How many demonstrations to take, from the first ones of all files together; all
-            if None.
+        episodes: How many demonstrations to take at most, the first ones of all files together;
+            all if None.
         backbone: Whose features to take in place of the images; None for none.
 
     Raises:
-        ValueError: There are fewer, or none succeeds.
+        ValueError: None succeeds.
     """
     parts: dict[str, list[Any]] = {name: [] for name in Frames.__dataclass_fields__}
     count = start = 0
     for path in paths:
         with DemoFile(path) as file:
             names = image_names(IMAGES[modality], file.cameras) if modality else {}
-            mask = seen(layout, privileged=modality is None)
+            mask = mask_of(layout, privileged=modality is None)
             features: list[Floats] = []
             if backbone is not None:
                 every = cached_features(path, names[layout.camera], backbone)
@@ -192,15 +190,13 @@ def load_frames(
                 parts["last"].append(np.full(length, start + length - 1))
                 parts["taught"].append(taught[begin:])
                 start += length
-    if episodes is not None and count < episodes:
-        raise ValueError(f"--episodes {episodes}: there are {count} demonstrations")
     if not start:
         raise ValueError(f"--demos {', '.join(map(str, paths))}: none of {count} succeeds")
     arrays: dict[str, Any] = {name: np.concatenate(part) for name, part in parts.items() if part}
     return Frames(**{"images": None, **arrays})
 
 
-def seen(layout: Layout, privileged: bool) -> tuple[bool, ...]:
+def mask_of(layout: Layout, privileged: bool) -> tuple[bool, ...]:
     """Which numbers of the privileged state a student reads, or estimates."""
     return tuple(privileged or visible for visible in layout.visible)
 
@@ -214,10 +210,6 @@ def privileged(obs: Mapping[str, Any], mask: Sequence[bool]) -> Floats:
     """
     position, state = obs["achieved_goal"][..., :-1], obs["observation"][..., -len(mask) :]
     return np.concatenate([position, state[..., np.array(mask)]], -1)
-
-
-def _mode_option(control_mode: str | None) -> dict[str, str]:
-    return {} if control_mode is None else {"control_mode": control_mode}
 
 
 @dataclass(frozen=True)

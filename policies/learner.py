@@ -90,15 +90,12 @@ class Learner:
 
     def losses(self, batch: Batch) -> Losses:
         """Of a batch, whose images are augmented."""
-        images = batch.images
-        if images is not None:
-            images = augment(images, self.training).flatten(0, 1).to(self.device)
-        agent_pos, goal, state = (
+        seen = batch.state if batch.images is None else augment(batch.images, self.training)
+        seen, agent_pos, goal, state = (
             part.flatten(0, 1).to(self.device)
-            for part in (batch.agent_pos, batch.goal, batch.state)
+            for part in (seen, batch.agent_pos, batch.goal, batch.state)
         )
-        known = state if self.student.architecture.encoder == "state" else None
-        tokens, estimate = self.student.tokens(images, agent_pos, goal, known)
+        tokens, estimate = self.student.tokens(seen, agent_pos, goal)
         contexts, actions = tokens[batch.context.to(self.device)], batch.actions.to(self.device)
         error = torch.zeros((), device=self.device)
         if estimate is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tyro.conf import Positional
 
 from komo_envs.tools.cli import fail, parse, printing
@@ -48,21 +48,8 @@ def main() -> None:
         print(f"{arguments.out}: the same actions as {arguments.student}, within {difference:.1e}")
 
 
-class _Acting(nn.Module):
-    """What is exported: ``Student.act``, with inputs that are there."""
-
-    def __init__(self, student: Student) -> None:
-        super().__init__()
-        self.student = student
-
-    def forward(self, seen: Tensor, agent_pos: Tensor, goal: Tensor, noise: Tensor) -> Tensor:
-        privileged = self.student.architecture.encoder == "state"
-        images, state = (None, seen) if privileged else (seen, None)
-        return self.student.act(images, agent_pos, goal, state, noise)
-
-
 NAMES = ("seen", "agent_pos", "goal", "noise")
-"""Of the file's inputs; ``seen`` are images, or states, as in ``Student.act``."""
+"""Of the file's inputs, as in ``Student.forward``."""
 
 
 def write(student: Student, card: Card, out: Path) -> float:
@@ -83,7 +70,7 @@ def write(student: Student, card: Card, out: Path) -> float:
     inputs = _random_inputs(student, 2)
     batch = torch.export.Dim("batch")
     program = torch.onnx.export(
-        _Acting(student).eval(),
+        student,
         inputs,
         input_names=NAMES,
         output_names=["actions"],
@@ -101,8 +88,8 @@ def write(student: Student, card: Card, out: Path) -> float:
     for count in (1, 3):
         inputs = _random_inputs(student, count)
         with torch.inference_mode():
-            ours = _Acting(student)(*inputs)
-        differences.append(float((ours - written.run(*inputs)).abs().max()))
+            ours = student(*inputs)
+        differences.append(float((ours - written(*inputs)).abs().max()))
     return max(differences)
 
 
@@ -148,20 +135,7 @@ class OnnxStudent:
         self.card = parse_card(said.encode(), path)
         self.architecture, self.layout = self.card.architecture, self.card.layout
 
-    def act(
-        self,
-        images: Tensor | None,
-        agent_pos: Tensor,
-        goal: Tensor,
-        state: Tensor | None,
-        noise: Tensor,
-    ) -> Tensor:
-        """As ``Student.act``."""
-        seen = images if images is not None else state
-        assert seen is not None
-        return self.run(seen, agent_pos, goal, noise)
-
-    def run(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Tensor:
         """The actions (B, N, A) of inputs in the order of ``NAMES``."""
         there = {part.name for part in self._session.get_inputs()}
         feed = {

@@ -90,29 +90,26 @@ class Student(nn.Module):
         )
         self.head: Head = HEADS[a.head](a, layout.action_size)
 
-    def tokens(
-        self, images: Tensor | None, agent_pos: Tensor, goal: Tensor, state: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def tokens(self, seen: Tensor, agent_pos: Tensor, goal: Tensor) -> tuple[Tensor, Tensor | None]:
         """Each moment as a token.
 
         Args:
-            images: (B, H, W, 3) uint8, (B, H, W, 1) in m, or (B, F), the features that DINOv2 has
-                found in them; None for a student of states.
+            seen: Images (B, H, W, 3) uint8, or (B, H, W, 1) in m, or (B, F), the features that
+                DINOv2 has found in them; states (B, K) for a student of those.
             agent_pos: (B, P)
             goal: (B, G)
-            state: (B, K), for a student of states alone.
 
         Returns:
             Tokens (B, D), and the estimate of the normalised state (B, K), if it makes one.
         """
-        if images is None:
-            assert state is not None
-            features = self.encoder(self.state_scale(state))
+        state = estimate = None
+        if self.architecture.encoder == "state":
+            state = seen
+            features = self.encoder(self.state_scale(seen))
         else:
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-                features = self.encoder(self._normalised(images)).float()
+            with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.bf16):
+                features = self.encoder(self._normalised(seen)).float()
         parts = [features, self.agent_pos_scale(agent_pos), self.goal_scale(goal)]
-        estimate = None
         if self.architecture.estimate and state is None:
             estimate = self.estimator(features)
             # What the estimate is good for must not change what it says: it has a loss of its own.
@@ -132,37 +129,24 @@ class Student(nn.Module):
         """Mean absolute error of normalised estimates (B, K) of states (B, K)."""
         return functional.l1_loss(estimate, self.state_scale(state))
 
-    def act(
-        self,
-        images: Tensor | None,
-        agent_pos: Tensor,
-        goal: Tensor,
-        state: Tensor | None,
-        noise: Tensor,
-    ) -> Tensor:
+    def forward(self, seen: Tensor, agent_pos: Tensor, goal: Tensor, noise: Tensor) -> Tensor:
         """The actions (B, N, A) that follow contexts.
 
         Args:
-            images: (B, M, H, W, 3) uint8, (B, M, H, W, 1) in m, or features (B, M, F); None for a
-                student of states.
+            seen: (B, M, ...), each as ``tokens`` takes it.
             agent_pos: (B, M, P)
             goal: (B, M, G)
-            state: (B, M, K), for a student of states alone.
             noise: (B, N, A), standard normal: what a head that draws begins with.
         """
         shape = agent_pos.shape[:2]
         tokens, estimate = self.tokens(
-            None if images is None else images.flatten(0, 1),
-            agent_pos.flatten(0, 1),
-            goal.flatten(0, 1),
-            None if state is None else state.flatten(0, 1),
+            seen.flatten(0, 1), agent_pos.flatten(0, 1), goal.flatten(0, 1)
         )
         actions = self.actions_scale.inverse(self.head.sample(tokens.unflatten(0, shape), noise))
         if turns(self.architecture, self.layout):
-            known = state[:, -1] if state is not None else None
+            known = seen[:, -1]
             if estimate is not None:
                 known = self.state_scale.inverse(estimate.unflatten(0, shape)[:, -1])
-            assert known is not None
             way = goal[:, -1, :2] - known[:, :2]
             ahead = way / (way.norm(dim=-1, keepdim=True) + 1e-6)
             axes = torch.stack([ahead, torch.stack([-ahead[:, 1], ahead[:, 0]], -1)], 1)
