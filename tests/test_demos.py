@@ -115,7 +115,12 @@ def test_killed_at_any_moment_it_ends_with_the_same_file(push: Path, tmp_path: P
     command = [sys.executable, "-m", "experts.collect", *map(str, arguments), "--workers", "2"]
     for count, victim in ((1, "run"), (3, "run"), (5, "worker")):
         process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
-        wait_for(lambda count=count: len(list(parts.glob("[0-9]*.h5"))) >= count)
+        # The run before may have done so many already, so that no worker is up yet.
+        wait_for(
+            lambda count=count, run=process.pid: (
+                len(list(parts.glob("[0-9]*.h5"))) >= count and workers_of(run)
+            )
+        )
         assert not out.exists()
         os.kill(process.pid if victim == "run" else workers_of(process.pid)[0], signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
