@@ -98,11 +98,12 @@ def spatial_softmax(maps: Tensor) -> Tensor:
     """
     height, width = maps.shape[2:]
     rows, columns = (torch.linspace(-1, 1, n, device=maps.device) for n in (height, width))
-    share = maps.float().flatten(2).softmax(-1)  # (B, C, H W)
     places = torch.stack(
         [columns.expand(height, width), rows[:, None].expand(height, width)], -1
     ).flatten(0, 1)  # (H W, 2)
-    return (share @ places).flatten(1)
+    with torch.autocast(maps.device.type, enabled=False):  # bfloat16 would round places to pixels
+        share = maps.float().flatten(2).softmax(-1)  # (B, C, H W)
+        return (share @ places).flatten(1)
 
 
 class StateEncoder(nn.Module):
