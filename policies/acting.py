@@ -253,7 +253,7 @@ def load_student(folder: Path, env_id: str) -> StudentPolicy:
         # A student of pictures may meet other things than it knows, and a state has no place
         # for them.
         if card.architecture.encoder != "state":
-            here = replace(here, visible=layout.visible)
+            here = replace(here, visible=layout.visible, alike=layout.alike)
         if task != learned or here != layout:
             raise ValueError(
                 f"policy {folder}: learned {layout.env_id}, and cannot act in {env_id}, "

@@ -97,7 +97,7 @@ class Training:
 
 _LIGHT: dict[str, Any] = {
     "encoder_width": 16,
-    "readout": "softmax",
+    "readout": "grid",
     "width": 128,
     "layers": 3,
     "feedforward": 256,

@@ -43,6 +43,8 @@ class Layout:
     """How many numbers of a goal say where the object is to be."""
     visible: tuple[bool, ...]
     """Which numbers of the privileged state a picture shows."""
+    alike: tuple[int, int] = (0, 0)
+    """How many things of one kind it ends with, in no order, and with how many numbers each."""
 
     @property
     def agent_pos(self) -> int:
@@ -75,6 +77,7 @@ def layout_of(env: KomoEnv, env_id: str) -> Layout:
         tool=(14, 14 + size),
         position=len(env.task.goal_low) - 1,
         visible=tuple(map(bool, env.task.visible)),
+        alike=env.task.alike,
     )
 
 
@@ -299,10 +302,22 @@ def scales_of(frames: Frames, layout: Layout, chunk: int, turned: bool) -> Scale
     return Scales(
         agent_pos=Scale.of(frames.agent_pos),
         goal=Scale.of(frames.goal),
-        state=Scale.of(frames.state, LEAST_IN_STATE),
+        state=_state_scale(frames.state, layout),
         actions=Scale.of(chunks(frames, layout, np.arange(len(frames)), chunk, turned)),
         depth=Scale.of(depth),
     )
+
+
+def _state_scale(state: Floats, layout: Layout) -> Scale:
+    """Of states (N, K); things of a kind have one scale, or they could not change places."""
+    scale = Scale.of(state, LEAST_IN_STATE)
+    count, size = layout.alike
+    if not count:
+        return scale
+    own = state.shape[1] - count * size
+    one = Scale.of(state[:, own:].reshape(-1, size), LEAST_IN_STATE)
+    mean = np.concatenate([scale.mean[:own], np.tile(one.mean, count)])
+    return Scale(mean, np.concatenate([scale.deviation[:own], np.tile(one.deviation, count)]))
 
 
 @dataclass(frozen=True)

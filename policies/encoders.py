@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Readout = Literal["pool", "softmax"]
+Readout = Literal["pool", "softmax", "grid"]
+
+GRID, GRID_CHANNELS = 6, 16
+"""Rows and columns, and numbers of each cell, of a readout as a grid."""
 
 CHANNELS_PER_GROUP = 8
 """Of a GroupNorm: one that depends on no other image of the batch, as BatchNorm does."""
@@ -22,8 +25,9 @@ class ResNet18(nn.Module):
     Args:
         channels: C, of the images.
         width: Channels of the first stage; the others have 2, 4 and 8 times as many.
-        readout: How the feature maps become a vector: ``"pool"`` is the mean of the last one,
-            ``"softmax"`` its spatial softmax.
+        readout: How the feature maps become a vector: ``"pool"`` is the mean of the last ones,
+            ``"softmax"`` their spatial softmax, ``"grid"`` that and a few finer ones, cell by cell:
+            a softmax names one place, however many like things there are.
     """
 
     def __init__(self, channels: int, width: int, readout: Readout) -> None:
@@ -40,17 +44,25 @@ class ResNet18(nn.Module):
             nn.Sequential(_Block(before, after, stride), _Block(after, after, 1))
             for before, after, stride in zip([width, *widths], widths, [1, 2, 2, 2], strict=False)
         )
-        self.out_features = {"pool": 8 * width, "softmax": 16 * width}[readout]
+        self.out_features = 8 * width if readout == "pool" else 16 * width
+        if readout == "grid":
+            self.cells = nn.Sequential(
+                nn.Conv2d(4 * width, GRID_CHANNELS, 1), nn.AdaptiveAvgPool2d(GRID), nn.Flatten()
+            )
+            self.out_features += GRID_CHANNELS * GRID**2
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, out_features) of images (B, C, H, W)."""
-        x = self.stem(images)  # (B, width, H/4, W/4)
+        finer = x = self.stem(images)  # (B, width, H/4, W/4)
         for stage in self.stages:
-            x = stage(x)
-        # (B, 8 width, H/32, W/32)
+            finer, x = x, stage(x)
+        # (B, 4 width, H/16, W/16), (B, 8 width, H/32, W/32)
+        if self.readout == "pool":
+            return x.float().mean((2, 3))
+        places = spatial_softmax(x)
         if self.readout == "softmax":
-            return spatial_softmax(x)
-        return x.float().mean((2, 3))
+            return places
+        return torch.cat([places, self.cells(finer).float()], 1)
 
 
 class _Block(nn.Module):

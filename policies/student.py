@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import permutations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from policies.config import Architecture
 from policies.data import Layout, Scale, Scales
@@ -126,8 +126,20 @@ class Student(nn.Module):
         return self.head.loss(tokens, self.actions_scale(actions))
 
     def estimate_loss(self, estimate: Tensor, state: Tensor) -> Tensor:
-        """Mean absolute error of normalised estimates (B, K) of states (B, K)."""
-        return functional.l1_loss(estimate, self.state_scale(state))
+        """Mean absolute error of normalised estimates (B, K) of states (B, K).
+
+        The object's position, the rest of what is known of it, and all other things count the same:
+        a picture with much to tell would else tell of the object last.
+        """
+        count, size = self.layout.alike
+        position, own = self.layout.position, estimate.shape[1] - count * size
+        state = self.state_scale(state)
+        error = (estimate - state).abs()
+        parts = [error[:, :position], error[:, position:own]]
+        if count:
+            things = [part[:, own:].unflatten(1, (count, size)) for part in (estimate, state)]
+            parts.append(unordered_error(*things))
+        return torch.stack([part.mean() for part in parts if part.numel()]).mean()
 
     def forward(self, seen: Tensor, agent_pos: Tensor, goal: Tensor, noise: Tensor) -> Tensor:
         """The actions (B, N, A) that follow contexts.
@@ -189,6 +201,17 @@ def turns(architecture: Architecture, layout: Layout) -> bool:
     """
     knows = architecture.estimate or architecture.encoder == "state"
     return knows and layout.control_mode == "ee" and layout.position >= 2
+
+
+def unordered_error(estimate: Tensor, things: Tensor) -> Tensor:
+    """Least mean absolute errors (B,) of estimates (B, C, S) of things (B, C, S), in any order.
+
+    No picture shows in which order they are counted.
+    """
+    each = (estimate[:, :, None] - things[:, None]).abs().mean(-1)  # (B, C, C)
+    count = range(each.shape[1])
+    orders = [each[:, count, order].mean(1) for order in permutations(count)]
+    return torch.stack(orders).amin(0)
 
 
 GEOMETRY = 11

@@ -84,6 +84,13 @@ class Task(Protocol):
     def visible(self) -> Mask:
         """Which numbers (P,) of ``privileged`` a picture shows: places and sizes, say."""
 
+    @property
+    def alike(self) -> tuple[int, int]:
+        """How many things of one kind, in no order, ``privileged`` ends with, and with how many
+        numbers each, all of which are ``visible``; zeros for a thing that is not there.
+        """
+        return 0, 0
+
     def sample_scene(self, rng: np.random.Generator) -> Scene:
         """Draw a scene."""
 

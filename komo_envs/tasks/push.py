@@ -175,6 +175,11 @@ class Push(Task):
         numbers = [name == "puck_radius" for name in drawn(self, DRAWN)]
         return np.array([True] * 6 + [False] * 6 + numbers + [True] * 3 * self._most_obstacles())
 
+    @property
+    def alike(self) -> tuple[int, int]:
+        """The obstacles."""
+        return self._most_obstacles(), 3
+
     def sample_scene(self, rng: np.random.Generator) -> Scene:
         """Start and target, uniform over the reachable table at a distance within ``DISTANCE``.
 

@@ -276,6 +276,11 @@ class Shelf(Task):
         neighbours = [True] * 12 * self._most_neighbours()
         return np.array([True] * 9 + [False] * 6 + numbers + neighbours)
 
+    @property
+    def alike(self) -> tuple[int, int]:
+        """The neighbours."""
+        return self._most_neighbours(), 12
+
     def sample_scene(self, rng: np.random.Generator) -> Scene:
         """A cuboid anywhere in the compartment, uniform over what leaves the hook room."""
         # How many there are is drawn once, or fewer would come through more often.
