@@ -4,30 +4,30 @@
 # What is there already is kept, so rows of one task share their demonstrations, and a run that was
 # stopped goes on.
 #
-#   benchmark/students.sh ENV MODALITY HEAD [SEED]      state, rgb or depth; transformer, ...
+#   benchmark/students.sh ENV MODALITY HEAD [SEED]     state, rgb, depth; transformer, diffusion, act
 #   benchmark/students.sh KomoPush-v0 rgb diffusion 1
 #
-# Leaves demos/*.h5, runs/students/*, and the result in benchmark/results.
+# Leaves demos/*.h5, runs/*, and the result in benchmark/results.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-[ $# -ge 3 ] || { sed -n 's/^# \{0,1\}//p' "$0" >&2 && exit 2; }
+[ $# -ge 3 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2 && exit 2; }
 env=$1 modality=$2 head=$3 seed=${4:-0}
 python=${PYTHON:-.venv/bin/python}
-students=runs/students
+student=$env-$modality-$head
 
+of_states=(--encoder state --control-mode ee --steps 1500)
 case $modality in
-    state) encoder=(--encoder state --control-mode ee --steps 1500) name=$env-state-$head-$seed ;;
-    *) encoder=(--modality "$modality") name=$env-resnet18-$modality-$head-$seed ;;
+    state) encoder=("${of_states[@]}") ;;
+    *) encoder=(--modality "$modality") ;;
 esac
 
 "$python" -m experts.collect --env "$env" --episodes 1000 --out "demos/$env.h5"
-"$python" -m policies.train --demos "demos/$env.h5" --encoder state --control-mode ee --steps 1500 \
-    --out "$students/$env-first"
-"$python" -m policies.collect --policy "$students/$env-first/seed0" --episodes 500 \
+"$python" -m policies.train --demos "demos/$env.h5" "${of_states[@]}" --out "runs/students/$env-first"
+"$python" -m policies.collect --policy "runs/students/$env-first/seed0" --episodes 500 \
     --out "demos/$env-handovers.h5"
 "$python" -m policies.train --demos "demos/$env.h5" "demos/$env-handovers.h5" "${encoder[@]}" \
-    --head "$head" --seeds "$seed" --out "$students/$env-$modality-$head"
-"$python" -m benchmark.run --policy "$students/$env-$modality-$head/seed$seed" --env "$env" \
-    --out "runs/$name"
-cp "runs/$name/result.json" "benchmark/results/$name.json"
+    --head "$head" --seeds "$seed" --out "runs/students/$student"
+"$python" -m benchmark.run --policy "runs/students/$student/seed$seed" --env "$env" \
+    --out "runs/$student-$seed"
+cp "runs/$student-$seed/result.json" "benchmark/results/$student-$seed.json"

@@ -85,6 +85,7 @@ def learner(demos: Path, seed: int = 0, **options: Any) -> Learner:
         {"encoder": "state", "head": "act"},
         {"encoder": "state", "head": "diffusion", "denoiser": "transformer"},
         {"encoder": "state", "head": "diffusion", "denoiser": "unet"},
+        {"modality": "rgb", "readout": "grid"},
         {"modality": "rgb", "readout": "softmax"},
         {"modality": "depth", "readout": "pool"},
     ],
@@ -102,6 +103,19 @@ def test_a_batch_is_learned_by_heart(demos, task, options):
         optimiser.step()
         errors.append(float(losses.actions.detach()))
     assert np.mean(errors[-10:]) < 0.3 * np.mean(errors[:5])
+
+
+def test_the_others_may_be_estimated_in_any_order(demos):
+    trained = learner(demos["shelf"], clips=4)
+    state = trained.draw(np.random.default_rng(0)).state.flatten(0, 1)
+    (count, size), student = trained.layout.alike, trained.student
+    assert count == 2
+    *own, first, second = state.split([state.shape[1] - 2 * size, size, size], 1)
+    assert first.ne(second).any()
+    exchanged = torch.cat([*own, second, first], 1)
+    for estimate, exact in ((state, True), (exchanged, True), (state.roll(1, 1), False)):
+        loss = float(student.estimate_loss(student.state_scale(estimate), state))
+        assert (loss < 1e-6) == exact
 
 
 def test_a_seed_decides_the_weights(demos):

@@ -1,0 +1,127 @@
+"""Two policies compared: the statistics against published numbers, the command on real results."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from conftest import PROJECT
+
+from komo_envs.tools.stats import barnard, holm, mcnemar, newcombe, paired_bootstrap
+
+RESULTS = PROJECT / "benchmark" / "results"
+EXPERT = RESULTS / "expert.json"
+RANDOM = RESULTS / "random.json"
+
+
+def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmark.compare", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
+
+
+def test_statistics_are_the_published_ones():
+    # Newcombe 1998, table II, method 10, examples (a) and (d).
+    assert newcombe(56, 70, 48, 80) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert newcombe(5, 56, 0, 29) == pytest.approx((-0.0381, 0.1926), abs=5e-5)
+    # Barnard 1945's own table, 3 of 3 against 0 of 3: p = 1/32 where both rates are 1/2.
+    assert barnard(3, 3, 0, 3) == pytest.approx(1 / 32, abs=1e-6)
+    assert barnard(5, 5, 9, 9) == 1
+    assert mcnemar(9, 0) == pytest.approx(2 / 2**9)
+    assert mcnemar(0, 0) == mcnemar(4, 4) == 1
+    # Holm 1979: the least of three counts thrice, and no later one less than an earlier one.
+    assert holm([0.02, 0.01, 0.04]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.5, 0.6]) == [1, 1]
+
+
+def test_the_bootstrap_covers_the_true_difference_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    shares, inside = [0.10, 0.05, 0.85], 0
+    for only_a, only_b, _ in rng.multinomial(200, shares, 400):
+        low, high = paired_bootstrap(int(only_a), int(only_b), 200)
+        inside += low <= shares[0] - shares[1] <= high
+    assert 0.92 <= inside / 400 <= 0.98
+    low, high = paired_bootstrap(0, 0, 500)
+    assert low == -high
+    assert 0 < high < 0.01, "never having differed, they may still differ a little"
+
+
+def test_two_results_are_compared_scene_by_scene(tmp_path):
+    picture = tmp_path / "curves.png"
+    done = compare(EXPERT, RANDOM, "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    assert "A: expert\nB: random" in done.stdout
+    [row] = [line for line in done.stdout.splitlines() if line.startswith("KomoShelfHard-v0")]
+    assert row.split()[1:3] == ["99.2%", "0.0%"]
+    assert row.split()[-3:-1] == ["496", "0"]
+    assert "On KomoPush-v0, A solves 100.0 points more than B" in done.stdout
+    assert "corrected for 4 comparisons (Holm)" in done.stdout
+    assert imageio.imread(picture).std() > 10
+    turned = compare(RANDOM, EXPERT)
+    assert "On KomoPush-v0, B solves 100.0 points more than A" in turned.stdout
+    same = compare(EXPERT, EXPERT)
+    assert same.stdout.count("does not show that they differ") == 4
+
+
+def test_counts_are_compared_too():
+    done = compare("47/50", "40/50")
+    assert done.returncode == 0, done.stderr
+    assert "A solves 14.0 points more than B, 95 % interval 0.5 to 27.6" in done.stdout
+    assert "Barnard's exact test" in done.stdout
+
+
+def fields(**changed: Any) -> Any:
+    return lambda result: {**result, **changed}
+
+
+def other_scene(result: Any) -> Any:
+    result["episodes"][7]["scene"]["puck"][0] += 1e-6
+    return result
+
+
+def fewer(result: Any) -> Any:
+    [first, *_] = result["envs"]
+    task, episodes = result["tasks"][first], result["episodes"]
+    result = {**result, "envs": [first], "tasks": {first: task}, "seeds": [2000001, 2000501]}
+    moved = [{**episode, "seed": episode["seed"] + 1} for episode in episodes[:500]]
+    return {**result, "episodes": moved}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (fields(suite="0.1"), "suite: 0.2 and 0.1; expected the same"),
+        (fewer, "seeds: 2000000:2000500 and 2000001:2000501; expected the same"),
+        (fields(versions={"robotic": "0.0.1"}), "versions.robotic: "),
+        (other_scene, "KomoPush-v0, seed 2000007: the scenes differ"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path, change, message):
+    file: Path = tmp_path / "other.json"
+    file.write_text(json.dumps(change(json.loads(RANDOM.read_text()))))
+    done = compare(EXPERT, file)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("51/50", "40/50"), "51/50: expected K/N"),
+        (("40/50", EXPERT), "one environment; it has 4"),
+        (("40/50", "nothing.json"), "No such file"),
+        (("40/50", "41/50", "--plot", "x.png"), "expected two result files"),
+        ((EXPERT, RANDOM, "--plot", "x.pdf"), "ends in .png"),
+    ],
+)
+def test_bad_arguments_are_one_clear_error(arguments, message):
+    done = compare(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
