@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,28 @@ def open_layout(paths: Sequence[Path], control_mode: str | None) -> Layout:
     return layouts[0]
 
 
+def shares(paths: Sequence[Path], episodes: int | None) -> list[int]:
+    """How many demonstrations to take of each file: the first ones, as many as its share of all.
+
+    Args:
+        paths: Of the files.
+        episodes: How many in all; None for all there are.
+
+    Raises:
+        ValueError: There are fewer, or a file cannot be read.
+    """
+    there = []
+    for path in paths:
+        with DemoFile(path) as file:
+            there.append(len(file))
+    total = sum(there)
+    wanted = total if episodes is None else episodes
+    if wanted > total:
+        raise ValueError(f"--episodes {episodes}: there are {total} demonstrations")
+    ends = [wanted * end // total for end in accumulate(there)]
+    return [end - begin for begin, end in pairwise([0, *ends])]
+
+
 def load_frames(
     paths: Sequence[Path],
     layout: Layout,
@@ -151,16 +174,15 @@ def load_frames(
         layout: What they share.
         modality: Which images to read; None for none.
         context: How many moments a window looks at.
-        episodes: How many demonstrations to take at most, the first ones of all files together;
-            all if None.
+        episodes: How many demonstrations to take, see ``shares``; all if None.
         backbone: Whose features to take in place of the images; None for none.
 
     Raises:
         ValueError: None succeeds.
     """
     parts: dict[str, list[Any]] = {name: [] for name in Frames.__dataclass_fields__}
-    count = start = 0
-    for path in paths:
+    start = 0
+    for path, share in zip(paths, shares(paths, episodes), strict=True):
         with DemoFile(path) as file:
             names = image_names(IMAGES[modality], file.cameras) if modality else {}
             mask = mask_of(layout, privileged=modality is None)
@@ -169,10 +191,7 @@ def load_frames(
                 every = cached_features(path, names[layout.camera], backbone)
                 ends = np.cumsum([file.group(i).attrs["num_samples"] for i in range(len(file))])
                 features = np.split(every, ends[:-1])
-            for index in range(len(file)):
-                if count == episodes:
-                    break
-                count += 1
+            for index in range(share):
                 group = file.group(index)
                 taught = np.arange(group.attrs["num_samples"]) >= group.attrs["handover"]
                 if not group.attrs["success"] or not taught.any():
@@ -194,7 +213,7 @@ def load_frames(
                 parts["taught"].append(taught[begin:])
                 start += length
     if not start:
-        raise ValueError(f"--demos {', '.join(map(str, paths))}: none of {count} succeeds")
+        raise ValueError(f"--demos {', '.join(map(str, paths))}: none succeeds")
     arrays: dict[str, Any] = {name: np.concatenate(part) for name, part in parts.items() if part}
     return Frames(**{"images": None, **arrays})
 

@@ -30,7 +30,7 @@ from policies.acting import StudentPolicy, env_options
 from policies.checkpoint import Origin, read_card, save_checkpoint
 from policies.config import Architecture, Encoder, HeadName, Modality, Training, make
 from policies.curves import Curves
-from policies.data import Layout, load_frames, open_layout
+from policies.data import Layout, load_frames, open_layout, shares
 from policies.dinov2 import Backbone
 from policies.encoders import Readout
 from policies.evaluate import successes
@@ -66,7 +66,7 @@ class Arguments:
     seeds: tuple[int, ...] = (0,)
     """Of the training; they train side by side."""
     episodes: int | None = None
-    """How many demonstrations to use, the first ones; all if not given."""
+    """How many demonstrations to use, of each file its share, the first ones; all if not given."""
     control_mode: Literal["joint", "ee", "ee_delta"] | None = None
     """Of the student's actions; that which the demonstrations were collected in if not given."""
     steps: int | None = None
@@ -176,9 +176,7 @@ def prepare(arguments: Arguments) -> list[Job]:
         raise ValueError(f"--device {arguments.device}: {str(error).splitlines()[0]}") from None
     architecture, training = configure(arguments)
     layout = open_layout(arguments.demos, arguments.control_mode)
-    there = sum(part["demonstrations"] for part in describe(arguments.demos, None).values())
-    if arguments.episodes is not None and there < arguments.episodes:
-        raise ValueError(f"--episodes {arguments.episodes}: there are {there} demonstrations")
+    shares(arguments.demos, arguments.episodes)  # refuses more than there are
     jobs = [
         Job(
             architecture,
@@ -264,11 +262,9 @@ def check_setup(job: Job) -> None:
 
 def describe(paths: tuple[Path, ...], episodes: int | None) -> dict[str, Any]:
     """What each file of demonstrations is, by its name."""
-    described, left = {}, episodes
-    for path in paths:
+    described = {}
+    for path, used in zip(paths, shares(paths, episodes), strict=True):
         with DemoFile(path) as file:
-            used = len(file) if left is None else min(left, len(file))
-            left = None if left is None else left - used
             described[path.name] = {
                 "env": file.env_id,
                 "demonstrations": used,

@@ -292,7 +292,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(student, tmp_path, damage):
         assert not (tmp_path / "run").exists()
 
 
-def test_an_expert_takes_over_from_a_student(student, tmp_path):
+def test_an_expert_takes_over_from_a_student(student, demos, tmp_path):
     file = tmp_path / "taken.h5"
     words = ("--policy", student, "--out", file, "--episodes", 4, "--first-seed", 500)
     done = run("policies.collect", *words)
@@ -300,16 +300,20 @@ def test_an_expert_takes_over_from_a_student(student, tmp_path):
     layout = open_layout([file], None)
     frames = load_frames([file], layout, "rgb", 4)
     assert 0 < frames.taught.sum() < len(frames)
-    with DemoFile(file) as demos:
-        assert [demo.seed for demo in demos] == list(range(500, 504))
-        assert "light" in demos.recipe["student"]
-        lengths = [len(demo) - demo.handover for demo in demos if demo.success]
-        assert all(demo.handover > 0 for demo in demos)
+    with DemoFile(file) as taken:
+        assert [demo.seed for demo in taken] == list(range(500, 504))
+        assert "light" in taken.recipe["student"]
+        lengths = [len(demo) - demo.handover for demo in taken if demo.success]
+        assert all(demo.handover > 0 for demo in taken)
         assert frames.taught.sum() == sum(lengths)
         # One that takes over late may run out of time.
-        assert any(demo.success for demo in demos)
-    done = run("policies.train", "--demos", file, "--out", tmp_path / "second", *TINY)
+        assert any(demo.success for demo in taken)
+    words = ("--demos", demos["push"], file, "--out", tmp_path / "second")
+    done = run("policies.train", *words, *TINY[:4], "--episodes", 6)
     assert done.returncode == 0, done.stderr
+    card = json.loads((tmp_path / "second" / "seed0" / "policy.json").read_text())
+    used = {name: part["demonstrations"] for name, part in card["origin"]["demos"].items()}
+    assert used == {"push.h5": 3, "taken.h5": 3}
 
 
 @pytest.fixture(scope="module")
