@@ -328,13 +328,14 @@ def scales_of(frames: Frames, layout: Layout, chunk: int, turned: bool) -> Scale
 
 
 def _state_scale(state: Floats, layout: Layout) -> Scale:
-    """Of states (N, K); things of a kind have one scale, or they could not change places."""
+    """Of states (N, K); the things around the object have one scale, of those that are there."""
     scale = Scale.of(state, LEAST_IN_STATE)
     count, size = layout.alike
     if not count:
         return scale
     own = state.shape[1] - count * size
-    one = Scale.of(state[:, own:].reshape(-1, size), LEAST_IN_STATE)
+    things = state[:, own:].reshape(-1, size)
+    one = Scale.of(things[things.any(1)], LEAST_IN_STATE)
     mean = np.concatenate([scale.mean[:own], np.tile(one.mean, count)])
     return Scale(mean, np.concatenate([scale.deviation[:own], np.tile(one.deviation, count)]))
 

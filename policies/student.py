@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import permutations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from policies import surroundings
 from policies.config import Architecture
 from policies.data import Layout, Scale, Scales
 from policies.diffusion import DiffusionHead
@@ -35,6 +36,15 @@ class Losses:
     actions: Tensor
     estimate: Tensor
     """Of the privileged state, mean absolute error in standard deviations."""
+
+
+class Estimate(NamedTuple):
+    """What a student makes out of the state, in pictures."""
+
+    own: Tensor
+    """Of the object, normalised (B, K')."""
+    chart: Tensor | None
+    """The map of the things around it (B, CELLS, CELLS), logits; None if there never are any."""
 
 
 class Student(nn.Module):
@@ -74,14 +84,19 @@ class Student(nn.Module):
             channels = 3 if a.modality == "rgb" else 1
             resnet = ResNet18(channels, a.encoder_width, a.readout)
             self.encoder, features = resnet, resnet.out_features
-        knows = a.estimate or a.encoder == "state"
+        count, numbers = layout.alike
+        self.known = size - count * numbers
+        """How many numbers of a state are about the object; the others are about things around."""
         if a.estimate and a.encoder != "state":
             self.estimator = nn.Sequential(
-                nn.Linear(features, a.width), nn.GELU(), nn.Linear(a.width, size)
+                nn.Linear(features, a.width), nn.GELU(), nn.Linear(a.width, self.known)
             )
-            features += size
-        geometry = GEOMETRY if knows and layout.position >= 2 else 0
-        inputs = features + len(scales.agent_pos.mean) + len(scales.goal.mean) + geometry
+            self.surveyor = nn.Linear(features, surroundings.CELLS**2) if count else None
+            features += self.known
+        places = 0
+        if (a.estimate or a.encoder == "state") and layout.position >= 2:
+            places = GEOMETRY + (surroundings.PLACES if count else 0)
+        inputs = features + len(scales.agent_pos.mean) + len(scales.goal.mean) + places
         self.read = nn.Sequential(
             nn.Linear(inputs, 2 * a.width),
             nn.GELU(),
@@ -90,7 +105,9 @@ class Student(nn.Module):
         )
         self.head: Head = HEADS[a.head](a, layout.action_size)
 
-    def tokens(self, seen: Tensor, agent_pos: Tensor, goal: Tensor) -> tuple[Tensor, Tensor | None]:
+    def tokens(
+        self, seen: Tensor, agent_pos: Tensor, goal: Tensor
+    ) -> tuple[Tensor, Estimate | None]:
         """Each moment as a token.
 
         Args:
@@ -100,46 +117,67 @@ class Student(nn.Module):
             goal: (B, G)
 
         Returns:
-            Tokens (B, D), and the estimate of the normalised state (B, K), if it makes one.
+            Tokens (B, D), and the ``Estimate``, if it makes one.
         """
-        state = estimate = None
+        estimate = obj = chart = None
         if self.architecture.encoder == "state":
-            state = seen
             features = self.encoder(self.state_scale(seen))
+            obj = seen[:, :2]
+            chart = self.chart(seen)
         else:
             with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.bf16):
                 features = self.encoder(self._normalised(seen)).float()
         parts = [features, self.agent_pos_scale(agent_pos), self.goal_scale(goal)]
-        if self.architecture.estimate and state is None:
-            estimate = self.estimator(features)
+        if self.architecture.estimate and obj is None:
+            estimate = Estimate(self.estimator(features), None)
+            if self.surveyor is not None:
+                logits = self.surveyor(features).unflatten(1, 2 * (surroundings.CELLS,))
+                estimate, chart = Estimate(estimate.own, logits), logits.detach().sigmoid()
             # What the estimate is good for must not change what it says: it has a loss of its own.
-            parts.append(estimate.detach())
-            state = self.state_scale.inverse(estimate.detach())
-        if state is not None and self.layout.position >= 2:
+            parts.append(estimate.own.detach())
+            obj = self._position(estimate)
+        if obj is not None and self.layout.position >= 2:
             first, end = self.layout.tool
             tool, command = agent_pos[:, first : first + 2], agent_pos[:, end : end + 2]
-            parts.append(geometry(tool, command, state[:, :2], goal[:, :2]))
+            parts.append(geometry(tool, command, obj, goal[:, :2]))
+            if chart is not None:
+                where = [part[self.known : self.known + 2] for part in self.state_scale.parts()]
+                parts.append(surroundings.read(chart, obj, direction(goal[:, :2] - obj), *where))
         return self.read(torch.cat(parts, -1)), estimate
 
     def loss(self, tokens: Tensor, actions: Tensor) -> Tensor:
         """Of chunks (B, N, A) after contexts (B, M, D)."""
         return self.head.loss(tokens, self.actions_scale(actions))
 
-    def estimate_loss(self, estimate: Tensor, state: Tensor) -> Tensor:
-        """Mean absolute error of normalised estimates (B, K) of states (B, K).
+    def estimate_loss(self, estimate: Estimate, state: Tensor) -> Tensor:
+        """Mean error of estimates of states (B, K), in standard deviations or what is like them.
 
-        The object's position, the rest of what is known of it, and all other things count the same:
-        a picture with much to tell would else tell of the object last.
+        The object's position, the rest of what is known of it, and the things around count the
+        same: a picture with much to tell would else tell of the object last.
         """
-        count, size = self.layout.alike
-        position, own = self.layout.position, estimate.shape[1] - count * size
-        state = self.state_scale(state)
-        error = (estimate - state).abs()
-        parts = [error[:, :position], error[:, position:own]]
-        if count:
-            things = [part[:, own:].unflatten(1, (count, size)) for part in (estimate, state)]
-            parts.append(unordered_error(*things))
-        return torch.stack([part.mean() for part in parts if part.numel()]).mean()
+        error = (estimate.own - self.state_scale(state)[:, : self.known]).abs()
+        position = self.layout.position
+        parts = [error[:, :position], error[:, position:]]
+        losses = [part.mean() for part in parts if part.numel()]
+        truth = self.chart(state)
+        if truth is not None and estimate.chart is not None:
+            losses.append(surroundings.error(estimate.chart, truth))
+        return torch.stack(losses).mean()
+
+    def chart(self, state: Tensor) -> Tensor | None:
+        """The map of the things around the object, of states (B, K); None if there are never any."""
+        if not self.layout.alike[0]:
+            return None
+        scaled, there = (
+            numbers[:, self.known :].unflatten(1, self.layout.alike)
+            for numbers in (self.state_scale(state), state)
+        )
+        return surroundings.draw(scaled.where(there.ne(0).any(-1, keepdim=True), torch.nan))
+
+    def _position(self, estimate: Estimate) -> Tensor:
+        """Where the object is (B, 2), m, as far as the student knows."""
+        mean, deviation = (part[:2] for part in self.state_scale.parts())
+        return estimate.own.detach()[:, :2] * deviation + mean
 
     def forward(self, seen: Tensor, agent_pos: Tensor, goal: Tensor, noise: Tensor) -> Tensor:
         """The actions (B, N, A) that follow contexts.
@@ -156,11 +194,10 @@ class Student(nn.Module):
         )
         actions = self.actions_scale.inverse(self.head.sample(tokens.unflatten(0, shape), noise))
         if turns(self.architecture, self.layout):
-            known = seen[:, -1]
+            obj = seen[:, -1, :2]
             if estimate is not None:
-                known = self.state_scale.inverse(estimate.unflatten(0, shape)[:, -1])
-            way = goal[:, -1, :2] - known[:, :2]
-            ahead = way / (way.norm(dim=-1, keepdim=True) + 1e-6)
+                obj = self._position(estimate).unflatten(0, shape)[:, -1]
+            ahead = direction(goal[:, -1, :2] - obj)
             axes = torch.stack([ahead, torch.stack([-ahead[:, 1], ahead[:, 0]], -1)], 1)
             actions = torch.cat([actions[..., :2] @ axes, actions[..., 2:]], -1)
         first, end = self.layout.command
@@ -191,6 +228,10 @@ class Scaling(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         return (values - self.mean) / self.deviation
 
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation."""
+        return self.mean, self.deviation
+
     def inverse(self, values: Tensor) -> Tensor:
         return values * self.deviation + self.mean
 
@@ -203,15 +244,9 @@ def turns(architecture: Architecture, layout: Layout) -> bool:
     return knows and layout.control_mode == "ee" and layout.position >= 2
 
 
-def unordered_error(estimate: Tensor, things: Tensor) -> Tensor:
-    """Least mean absolute errors (B,) of estimates (B, C, S) of things (B, C, S), in any order.
-
-    No picture shows in which order they are counted.
-    """
-    each = (estimate[:, :, None] - things[:, None]).abs().mean(-1)  # (B, C, C)
-    count = range(each.shape[1])
-    orders = [each[:, count, order].mean(1) for order in permutations(count)]
-    return torch.stack(orders).amin(0)
+def direction(way: Tensor) -> Tensor:
+    """Ways (B, 2), of length 1."""
+    return way / (way.norm(dim=-1, keepdim=True) + 1e-6)
 
 
 GEOMETRY = 11

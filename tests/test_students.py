@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from experts.demos import DemoFile
 from komo_envs.suite import VALIDATION
-from policies import load_policy
+from policies import load_policy, surroundings
 from policies.acting import load_student
 from policies.checkpoint import load_checkpoint
 from policies.config import make
@@ -29,6 +29,7 @@ from policies.data import load_frames, open_layout
 from policies.evaluate import successes
 from policies.learner import Learner
 from policies.load import PRETRAINED
+from policies.student import direction
 
 TINY = ("--steps", 20, "--validation", 1, "--episodes", 3)
 
@@ -105,17 +106,26 @@ def test_a_batch_is_learned_by_heart(demos, task, options):
     assert np.mean(errors[-10:]) < 0.3 * np.mean(errors[:5])
 
 
-def test_the_others_may_be_estimated_in_any_order(demos):
-    trained = learner(demos["shelf"], clips=4)
-    state = trained.draw(np.random.default_rng(0)).state.flatten(0, 1)
+def test_the_things_around_are_known_in_any_order(demos):
+    trained = learner(demos["shelf"], encoder="state", clips=4)
+    batch = trained.draw(np.random.default_rng(0))
+    state, goal = batch.state.flatten(0, 1), batch.goal.flatten(0, 1)
     (count, size), student = trained.layout.alike, trained.student
     assert count == 2
     *own, first, second = state.split([state.shape[1] - 2 * size, size, size], 1)
     assert first.ne(second).any()
-    exchanged = torch.cat([*own, second, first], 1)
-    for estimate, exact in ((state, True), (exchanged, True), (state.roll(1, 1), False)):
-        loss = float(student.estimate_loss(student.state_scale(estimate), state))
-        assert (loss < 1e-6) == exact
+    # What an estimate is compared with.
+    truth, exchanged = student.chart(state), student.chart(torch.cat([*own, second, first], 1))
+    assert torch.equal(truth, exchanged)
+    assert surroundings.error(torch.logit(truth.clamp(1e-6, 1 - 1e-6)), truth) < 1e-3
+    assert surroundings.error(torch.logit(truth.roll(1, 1).clamp(1e-6, 1 - 1e-6)), truth) > 0.1
+    mean, deviation = (part[student.known :][:2] for part in student.state_scale.parts())
+    ahead = direction(goal[:, :2] - state[:, :2])
+    # The first place is so far behind the start and to the right of it, in the mean cell's size.
+    cell = (2 * surroundings.SPAN * deviation / (surroundings.CELLS - 1)).mean()
+    left = torch.stack([-ahead[:, 1], ahead[:, 0]], -1)
+    start = first[:, :2] - cell * (surroundings.AHEAD[0] * ahead + surroundings.ASIDE[0] * left)
+    assert surroundings.read(truth, start, ahead, mean, deviation)[:, 0].min() > 0.6
 
 
 def test_a_seed_decides_the_weights(demos):
