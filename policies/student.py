@@ -165,7 +165,7 @@ class Student(nn.Module):
         return torch.stack(losses).mean()
 
     def chart(self, state: Tensor) -> Tensor | None:
-        """The map of the things around the object, of states (B, K); None if there are never any."""
+        """The map of the things around, of states (B, K); None if there are never any."""
         if not self.layout.alike[0]:
             return None
         scaled, there = (
