@@ -115,8 +115,8 @@ class Player:
                 env_id, render_mode="rgb_array", disable_env_checker=True, **options
             )
             self._env_id = env_id
-            if getattr(self._policy, "privileged", False):
-                self._policy.attach(self._env)  # type: ignore[attr-defined]
+            if hasattr(self._policy, "attach"):
+                self._policy.attach(self._env)
         return self._env, self._policy
 
     def close(self) -> None:

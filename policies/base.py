@@ -24,8 +24,9 @@ class Policy(Protocol):
       observations and actions ask for; else the environment's defaults.
     - ``learning: Mapping[str, Any]``: what it took to train: ``parameters`` and
       ``demonstrations``, numbers, ``minutes``, and ``hardware`` in words.
-    - ``privileged: bool``: whether it sees more than its observations. Such a policy has
-      ``attach(env)``, and is handed its environment once, before its first episode there.
+    - ``privileged: bool``: whether it sees the state of the simulation.
+    - ``attach(env)``: is called once with its environment, before its first episode there. An
+      expert sees the state so.
     - ``set_random_seed(seed: int)``: called before every episode, so that what the policy draws
       depends on the episode alone. Whatever else it remembers starts anew at ``episode_start``.
     - ``failure: str | None``: after an episode, why the policy could not solve it, if it knows.

@@ -318,12 +318,17 @@ def test_an_expert_takes_over_from_a_student(student, demos, tmp_path):
         assert frames.taught.sum() == sum(lengths)
         # One that takes over late may run out of time.
         assert any(demo.success for demo in taken)
-    words = ("--demos", demos["push"], file, "--out", tmp_path / "second")
+    words = ("--demos", demos["push"], file, "--encoder", "state", "--out", tmp_path / "second")
     done = run("policies.train", *words, *TINY[:4], "--episodes", 6)
     assert done.returncode == 0, done.stderr
     card = json.loads((tmp_path / "second" / "seed0" / "policy.json").read_text())
     used = {name: part["demonstrations"] for name, part in card["origin"]["demos"].items()}
     assert used == {"push.h5": 3, "taken.h5": 3}
+    # A student of states is scored as one that sees more than a robot does.
+    words = ("--env", "KomoPush-v0", "--episodes", 1, "--out", tmp_path / "run")
+    done = run("benchmark.run", "--policy", tmp_path / "second" / "seed0", *words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["policy"]["privileged"]
 
 
 @pytest.fixture(scope="module")
