@@ -7,7 +7,7 @@
 #   benchmark/students.sh ENV MODALITY HEAD [SEED]     state, rgb, depth; transformer, diffusion, act
 #   benchmark/students.sh KomoPush-v0 rgb diffusion 1
 #
-# Leaves demos/*.h5, runs/*, and the result in benchmark/results.
+# Leaves demos/*.h5, runs/*, and the row in benchmark/results and leaderboard.md.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -30,4 +30,5 @@ esac
     --head "$head" --seeds "$seed" --out "runs/students/$student"
 "$python" -m benchmark.run --policy "runs/students/$student/seed$seed" --env "$env" \
     --out "runs/$student-$seed"
-cp "runs/$student-$seed/result.json" "benchmark/results/$student-$seed.json"
+"$python" -m benchmark.submit "runs/$student-$seed/result.json" --name "$student-$seed" \
+    --authors komo-envs

@@ -1,23 +1,20 @@
-"""What a run leaves behind: statistics, result files, the leaderboard; and who may read them."""
+"""What a run leaves behind: statistics and result files; and who may read them."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from benchmark.leaderboard import leaderboard
 from benchmark.protocol import choose_seeds, split_of
-from benchmark.result import Episode, Result, load_result, save_result, score
-from komo_envs.suite import ENVS, PAPER_ENVS, TEST, TRAIN, VALIDATION
+from benchmark.result import Episode, load_result, save_result, score
+from komo_envs.suite import ENVS, TEST, TRAIN, VALIDATION
 from komo_envs.tools.provenance import commit
 from komo_envs.tools.stats import wilson
 
@@ -173,118 +170,10 @@ def test_what_is_no_result_is_refused(content, tmp_path):
         load_result(file)
 
 
-def test_the_leaderboard_is_generated_and_checked(result_file, tmp_path):
-    results, board = tmp_path / "results", tmp_path / "leaderboard.md"
-    results.mkdir()
-    zero = load_result(result_file)
-    save_result(zero, results / "zero.json")
-    _succeeding(zero, "lucky", 1, 1, results / "aaa.json")
-    _succeeding(zero, "[a|b]", 3, 4, results / "bbb.json")
-    arguments = ("--results", results, "--out", board)
-
-    missing = run_module("leaderboard", *arguments, "--check")
-    assert missing.returncode == 1
-    assert run_module("leaderboard", *arguments).returncode == 0
-    assert run_module("leaderboard", *arguments, "--check").returncode == 0
-    _, *tables = board.read_text().split("\n## ")
-    assert [table.splitlines()[0] for table in tables] == [*ENVS, *PAPER_ENVS]
-    push, shelf, *others = tables
-    assert shelf.count("\n| [") == 1  # a result has a row on each of its environments
-    assert all("No policy has been scored yet." in table for table in others)
-    rows = [line for line in push.splitlines() if line.startswith("| [")]
-    # 3 of 4 is surer than 1 of 1.
-    assert rows[0].startswith(r"| [\[a\|b\]](benchmark/results/bbb.json) | yes | 75.0% [30.1, ")
-    assert rows[1].startswith("| [lucky](benchmark/results/aaa.json) | yes | 100.0% [20.7, ")
-    assert rows[2].startswith("| [zero](benchmark/results/zero.json) | no | 0.0% [0.0, 49.0] | 4 |")
-
-    board.write_text(board.read_text().replace("100.0%", "99.9%"))
-    edited = run_module("leaderboard", *arguments, "--check")
-    assert edited.returncode == 1
-    assert edited.stderr.count("\n") == 1
-    assert "generate it again" in edited.stderr
-
-    save_result(_renamed(zero, "nudge:Nudge-v0"), results / "zero.json")
-    with pytest.raises(ValueError, match=r"zero\.json: envs: expected those of the suite"):
-        leaderboard(results)
-
-
-def _succeeding(result: Result, name: str, successes: int, count: int, file: Path) -> None:
-    """Write what ``result`` would be if the first of its episodes had succeeded."""
-    success = {"success_once": True, "success_at_end": True, "distance": 0.001, "failure": None}
-    episodes = tuple(
-        replace(episode, **(success if number < successes else {}))
-        for number, episode in enumerate(result.episodes[:count])
-    )
-    assert {episode.env for episode in episodes} == {ENVS[0]}
-    result = replace(
-        result,
-        policy=replace(result.policy, name=name, privileged=True),
-        envs=ENVS[:1],
-        seeds=(TEST.start, TEST.start + count),
-        episodes=episodes,
-        tasks={ENVS[0]: score(episodes, minutes=1)},
-    )
-    save_result(result, file)
-
-
-def _renamed(result: Result, env_id: str) -> Result:
-    """What ``result`` would be if its first environment had another id."""
-    first, *others = result.envs
-    return replace(
-        result,
-        envs=(env_id, *others),
-        episodes=tuple(
-            replace(episode, env=env_id) if episode.env == first else episode
-            for episode in result.episodes
-        ),
-        tasks={env_id: result.tasks[first]} | {other: result.tasks[other] for other in others},
-    )
-
-
-def test_the_leaderboard_refuses_what_cannot_be_compared(result_file, tmp_path):
-    with pytest.raises(ValueError, match="there are none"):
-        leaderboard(tmp_path)
-    result = load_result(result_file)
-    file = tmp_path / "r.json"
-    save_result(replace(result, suite="0.0"), file)
-    with pytest.raises(ValueError, match=r"r\.json: suite: expected .*, got 0\.0"):
-        leaderboard(tmp_path)
-    first = TEST.start
-    training = tuple(replace(episode, seed=episode.seed - first) for episode in result.episodes)
-    save_result(replace(result, seeds=(0, 4), episodes=training), file)
-    with pytest.raises(ValueError, match=r"r\.json: seeds: expected test seeds"):
-        leaderboard(tmp_path)
-    file.write_text("{")
-    refused = run_module("leaderboard", "--results", tmp_path, "--out", tmp_path / "board.md")
-    assert refused.returncode == 2
-    assert refused.stderr.count("\n") == 1
-    assert "r.json" in refused.stderr
-    assert not (tmp_path / "board.md").exists()
-    save_result(result, file)
-    refused = run_module("leaderboard", "--results", tmp_path, "--out", tmp_path)
-    assert refused.returncode == 2
-    assert refused.stderr.endswith(f"Is a directory: '{tmp_path}'\n")
-
-
 def test_the_commit_is_that_of_the_code_whatever_git_is_told(monkeypatch):
     expected = commit()
     monkeypatch.setenv("GIT_DIR", "/nonexistent")
     assert commit() == expected
-
-
-def test_the_leaderboard_works_in_the_current_folder(tmp_path):
-    here = [sys.executable, "-m", "benchmark.leaderboard"]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(here, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.endswith(
-        "--results benchmark/results: expected result files, there are none\n"
-    )
-
-
-def test_the_projects_own_leaderboard_is_up_to_date():
-    done = run_module("leaderboard", "--check")
-    assert done.returncode == 0, done.stderr
 
 
 def test_speed_finds_out_first_whether_it_can_write():
@@ -318,12 +207,14 @@ def test_speed_measures_every_mode_and_the_experts_of_both_tasks(tmp_path):
 
 def test_a_learning_curve_is_drawn_of_students_alone(tmp_path):
     results, out = ROOT / "benchmark" / "results", tmp_path / "curve.png"
-    students = sorted(results.glob("*-resnet18-*.json"))
+    students = sorted(results.glob("*-rgb-*/result.json"))
     done = run_module("learning_curve", *students, "--out", out)
     assert done.returncode == 0, done.stderr
     assert "KomoPush-v0: resnet18 rgb, transformer, light  1500: 99.8%" in done.stdout
     assert out.read_bytes().startswith(b"\x89PNG")
-    refused = run_module("learning_curve", results / "expert.json", "--out", tmp_path / "no.png")
+    refused = run_module(
+        "learning_curve", results / "expert" / "result.json", "--out", tmp_path / "no.png"
+    )
     assert refused.returncode == 2
     assert "expert has learned from no demonstrations" in refused.stderr
     assert not (tmp_path / "no.png").exists()

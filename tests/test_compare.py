@@ -16,8 +16,8 @@ from conftest import PROJECT
 from komo_envs.tools.stats import barnard, holm, mcnemar, newcombe, paired_bootstrap
 
 RESULTS = PROJECT / "benchmark" / "results"
-EXPERT = RESULTS / "expert.json"
-RANDOM = RESULTS / "random.json"
+EXPERT = RESULTS / "expert" / "result.json"
+RANDOM = RESULTS / "random" / "result.json"
 
 
 def compare(*arguments: object) -> subprocess.CompletedProcess[str]:

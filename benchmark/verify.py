@@ -1,0 +1,202 @@
+"""Play part of a result again: ``python -m benchmark.verify RESULT --policy PATH``."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import tyro
+
+from benchmark.display import progress
+from benchmark.entry import RESULT, VERIFICATION, Verification, check_result, hash_file, save_record
+from benchmark.protocol import SOURCES
+from benchmark.result import Commit, Episode, Result
+from benchmark.rollout import Job, Player, lost
+from komo_envs.tools import provenance
+from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.files import check_writable
+from komo_envs.tools.workers import WorkerError, Workers
+from policies.identity import hash_policy
+from policies.load import BUILT_IN
+
+MODULE = "benchmark.verify"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Play a random part of a result's episodes again, and say which come out the same.
+
+    Nobody can know before which they will be. The exit code is 0 if all outcomes are the same, and
+    1 if one is not. For a row of the leaderboard the record of it is kept beside the result, and
+    marks the row as verified.
+    """
+
+    result: tyro.conf.Positional[Path]
+    """The result file."""
+    policy: str
+    """The policy that it is of: expert, random, zero, or the folder of a checkpoint."""
+    fraction: float = 0.1
+    """Of each environment's episodes."""
+    workers: int | None = None
+    """Processes that play; as many as there are cores if not given."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An episode, as it was and as it is."""
+
+    then: Episode
+    now: Episode
+
+    @property
+    def identical(self) -> bool:
+        """Whether they are the same in everything."""
+        return self.then == self.now
+
+    @property
+    def alike(self) -> bool:
+        """Whether they have the same scene and the same outcome."""
+        return (
+            self.then.scene == self.now.scene
+            and self.then.success_at_end == self.now.success_at_end
+        )
+
+
+def main() -> None:
+    """The command."""
+    arguments = parse(Arguments, MODULE)
+    try:
+        result = prepare(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        fail(MODULE, error)
+    jobs = draw(result, arguments.fraction)
+    workers = arguments.workers or provenance.usable_cores()
+    try:
+        outcomes = play(result, arguments.policy, jobs, workers)
+        record = record_of(result, arguments.result, outcomes)
+        file = arguments.result.parent / VERIFICATION
+        kept = arguments.result.name == RESULT
+        if kept:
+            save_record(record, file)
+    except KeyboardInterrupt:
+        fail(MODULE, "interrupted; nothing is verified", code=130)
+    except (WorkerError, OSError) as error:
+        fail(MODULE, f"stopped: {error}; nothing is verified", code=1)
+    with printing(MODULE, f"{file} is written" if kept else "played again"):
+        show(outcomes)
+        if kept:
+            print(f"Record: {file}")
+    raise SystemExit(0 if record.passed else 1)
+
+
+def prepare(arguments: Arguments) -> Result:
+    """Check everything before anything is played.
+
+    Raises:
+        ValueError: The result is not one, is of another suite, or of another policy.
+        OSError: A file cannot be read.
+    """
+    if not 0 < arguments.fraction <= 1:
+        raise ValueError(f"--fraction {arguments.fraction}: expected more than 0, at most 1")
+    if arguments.workers is not None and arguments.workers < 1:
+        raise ValueError(f"--workers {arguments.workers}: expected 1 or more")
+    result = check_result(arguments.result)
+    sha256 = hash_policy(arguments.policy)
+    # Policies that are built in may share their source.
+    other = arguments.policy in BUILT_IN and arguments.policy != result.policy.kind
+    if other or sha256 != result.policy.sha256:
+        raise ValueError(
+            f"--policy {arguments.policy}: its hash is {sha256}; {arguments.result} is of "
+            f"{result.policy.kind}, {result.policy.sha256}: another policy, or another state of "
+            "its code"
+        )
+    check_writable("result", arguments.result.parent / VERIFICATION)
+    return result
+
+
+def draw(result: Result, fraction: float) -> list[Job]:
+    """Which episodes to play again: so many of each environment, at least one, by chance."""
+    seeds, chance = result.seed_range(), random.SystemRandom()
+    count = math.ceil(fraction * len(seeds))
+    return [
+        Job(env_id, seed) for env_id in result.envs for seed in sorted(chance.sample(seeds, count))
+    ]
+
+
+def play(result: Result, policy: str, jobs: Sequence[Job], workers: int) -> list[Outcome]:
+    """Play episodes again, in the order of ``jobs``.
+
+    Raises:
+        WorkerError: They cannot be played.
+    """
+    then = {(episode.env, episode.seed): episode for episode in result.episodes}
+    now: dict[tuple[str, int], Episode] = {}
+    count = len(jobs) // len(result.envs)
+    with (
+        TemporaryDirectory() as videos,
+        Workers(min(workers, len(jobs)), partial(Player, policy, Path(videos))) as pool,
+        progress(dict.fromkeys(result.envs, count), []) as display,
+    ):
+        for env_id in result.envs:
+            for played in pool.play(job for job in jobs if job.env_id == env_id):
+                episode = played.answer or lost(played.task, played.given_up())
+                now[episode.env, episode.seed] = episode
+                display.add(episode)
+    return [Outcome(then[job[:2]], now[job[:2]]) for job in jobs]
+
+
+def record_of(result: Result, file: Path, outcomes: Sequence[Outcome]) -> Verification:
+    """What is kept of it."""
+    seeds: dict[str, list[int]] = {env_id: [] for env_id in result.envs}
+    for outcome in outcomes:
+        seeds[outcome.now.env].append(outcome.now.seed)
+    commit = provenance.commit()
+    return Verification(
+        schema=1,
+        result_sha256=hash_file(file),
+        policy_sha256=result.policy.sha256,
+        seeds={env_id: tuple(part) for env_id, part in seeds.items()},
+        identical=sum(outcome.identical for outcome in outcomes),
+        alike=sum(outcome.alike and not outcome.identical for outcome in outcomes),
+        different=tuple((o.now.env, o.now.seed) for o in outcomes if not o.alike),
+        versions=provenance.versions(result.envs, SOURCES),
+        machine=provenance.machine(),
+        commit=Commit(*commit) if commit else None,
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def show(outcomes: Sequence[Outcome]) -> None:
+    """Print which episodes agree, and what that is worth."""
+    identical = sum(outcome.identical for outcome in outcomes)
+    alike = sum(outcome.alike for outcome in outcomes)
+    for outcome in outcomes:
+        then, now = outcome.then, outcome.now
+        if not outcome.alike:
+            what = "scene" if then.scene != now.scene else "outcome"
+            print(
+                f"{now.env}, seed {now.seed}: another {what}: {_said(then)} in the result, "
+                f"{_said(now)} now"
+            )
+    print(
+        f"{alike} of {len(outcomes)} episodes have the same outcome, "
+        f"{identical} of them are the same in every number."
+    )
+    if alike == len(outcomes):
+        # Had a share q been other, none would have been found with (1 - q)^n; that is 5 % at:
+        most = 1 - 0.05 ** (1 / len(outcomes))
+        print(f"So with 95 % confidence less than {most:.1%} of the result's episodes are other.")
+
+
+def _said(episode: Episode) -> str:
+    return "success" if episode.success_at_end else f"failure ({episode.failure})"
+
+
+if __name__ == "__main__":
+    main()
