@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from komo_envs.tools.files import write_text
 from komo_envs.tools.stats import wilson
+from komo_envs.tools.workers import Limits
 
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -68,7 +69,7 @@ class Commit:
     """Whether files that git follows differed from the commit."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Setup:
     """All that is settled before the first episode."""
 
@@ -90,6 +91,16 @@ class Setup:
     """When the run began, ISO 8601, UTC."""
     command: str
     """As it was given, but for the folder after ``--out``."""
+    episode_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Wall time after which an episode failed; None for no limit."""
+    memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory of a worker, with all that it had started, beyond which its episode failed."""
+
+    def limits(self) -> Limits | None:
+        """Of each episode; None for none."""
+        if self.episode_seconds is None or self.memory_gib is None:
+            return None
+        return Limits(self.episode_seconds, self.memory_gib)
 
     def seed_range(self) -> range:
         """The seeds that each environment is scored on."""
@@ -144,7 +155,7 @@ class TaskScore:
     """Of wall time, with all workers of the run together."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Result(Setup):
     """A finished run: what ``result.json`` holds."""
 

@@ -51,11 +51,13 @@ class Player:
     Args:
         policy: What ``--policy`` named.
         videos: Folder for the videos.
+        trust_code: Whether the policy may run code of its author's.
     """
 
-    def __init__(self, policy: str, videos: Path) -> None:
+    def __init__(self, policy: str, videos: Path, trust_code: bool = False) -> None:
         self._spec = policy
         self._videos = videos
+        self._trust_code = trust_code
         self._env_id: str | None = None
         self._env: Env | None = None
         self._policy: Policy | None = None
@@ -109,7 +111,7 @@ class Player:
     def _prepare(self, env_id: str) -> tuple[Env, Policy]:
         if self._env is None or self._policy is None or env_id != self._env_id:
             self.close()
-            self._policy = load_policy(self._spec, env_id)
+            self._policy = load_policy(self._spec, env_id, self._trust_code)
             options = getattr(self._policy, "env_options", {})
             self._env = gym.make(
                 env_id, render_mode="rgb_array", disable_env_checker=True, **options

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -42,7 +44,8 @@ class Arguments:
     """Score a policy. The same command with the same --out goes on where it stopped."""
 
     policy: str
-    """expert, random, zero, or the folder of a checkpoint."""
+    """expert, random, zero; the folder of a checkpoint, or its .onnx file; file.py:Class; a .zip of
+    Stable-Baselines3; tcp://HOST:PORT of a policy in another process."""
     env: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Ids of the environments, or module:Id; those of the suite if none is given."""
     episodes: int | None = None
@@ -55,6 +58,13 @@ class Arguments:
     """Folder for result.json, the episodes and the videos; runs/POLICY-TIME if not given."""
     videos: int = 0
     """How many episodes of each environment to film, the first ones."""
+    episode_seconds: float = 600.0
+    """Wall time after which an episode is ended, and has failed."""
+    memory_gib: float = 8.0
+    """Memory of one worker beyond which its episode is ended, and has failed."""
+    trust_code: bool = False
+    """Whether --policy may run code of its author's: a Python file, a .zip of
+    Stable-Baselines3."""
 
 
 def main() -> None:
@@ -72,7 +82,8 @@ def main() -> None:
     file = log.folder / "result.json"
     finished = file.exists()
     try:
-        result = run(log, arguments.policy, workers)
+        make_player = partial(Player, arguments.policy, log.folder / "videos", arguments.trust_code)
+        result = run(log, make_player, workers)
     except KeyboardInterrupt:
         fail(MODULE, f"interrupted; {_rest(log)}", code=130)
     except (WorkerError, OSError) as error:
@@ -107,8 +118,13 @@ def prepare(arguments: Arguments) -> EpisodeLog:
         raise ValueError(f"--workers {arguments.workers}: expected 1 or more")
     if not 0 <= arguments.videos <= len(seeds):
         raise ValueError(f"--videos {arguments.videos}: expected 0 to {len(seeds)}, the episodes")
-    sha256 = hash_policy(arguments.policy)
-    policies = [load_policy(arguments.policy, env_id) for env_id in envs]
+    for name in ("episode_seconds", "memory_gib"):
+        if not 0 < getattr(arguments, name) < math.inf:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} {getattr(arguments, name)}: expected a positive number")
+    trust = arguments.trust_code
+    sha256 = hash_policy(arguments.policy, envs[0], trust)
+    policies = [load_policy(arguments.policy, env_id, trust) for env_id in envs]
     now, commit = datetime.now(timezone.utc), provenance.commit()
     setup = Setup(
         schema=1,
@@ -128,6 +144,8 @@ def prepare(arguments: Arguments) -> EpisodeLog:
         machine=provenance.machine(),
         date=now.isoformat(timespec="seconds"),
         command=_command(),
+        episode_seconds=arguments.episode_seconds,
+        memory_gib=arguments.memory_gib,
     )
     # With microseconds, for several runs may begin in the same second.
     folder = arguments.out or Path("runs") / f"{Path(arguments.policy).name}-{now:%Y%m%d-%H%M%S-%f}"
@@ -150,14 +168,14 @@ def _command() -> str:
     return shlex.join(words)
 
 
-def run(log: EpisodeLog, policy: str, workers: int) -> Result:
+def run(log: EpisodeLog, make_player: Callable[[], Player], workers: int) -> Result:
     """Play the episodes that are not in ``log`` yet, and write ``result.json`` if it is not there.
 
     Environments are played one after the other, so that each one's wall time is its own.
 
     Args:
         log: Of the run.
-        policy: What ``--policy`` named.
+        make_player: Makes what each of them plays with.
         workers: How many processes play.
 
     Raises:
@@ -177,7 +195,7 @@ def run(log: EpisodeLog, policy: str, workers: int) -> Result:
     total = dict.fromkeys(setup.envs, len(setup.seed_range()))
     done = [entry.episode for entry in log.entries.values()]
     with (
-        Workers(min(workers, len(missing)), partial(Player, policy, log.folder / "videos")) as pool,
+        Workers(min(workers, len(missing)), make_player, setup.limits()) as pool,
         progress(total, done) as display,
     ):
         for env_id in setup.envs:
@@ -185,7 +203,7 @@ def run(log: EpisodeLog, policy: str, workers: int) -> Result:
             started = time.monotonic()
             for played in pool.play(task for task in missing if task.env_id == env_id):
                 elapsed = before + time.monotonic() - started
-                episode = played.answer or lost(played.task, played.given_up())
+                episode = played.answer or lost(played.task, played.given_up)
                 log.add(Entry(episode, played.deaths, elapsed))
                 display.add(episode)
     result = collect(log, workers)

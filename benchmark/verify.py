@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -45,6 +45,8 @@ class Arguments:
     """Of each environment's episodes."""
     workers: int | None = None
     """Processes that play; as many as there are cores if not given."""
+    trust_code: bool = False
+    """Whether --policy may run code of its author's."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ def main() -> None:
     jobs = draw(result, arguments.fraction)
     workers = arguments.workers or provenance.usable_cores()
     try:
-        outcomes = play(result, arguments.policy, jobs, workers)
+        with TemporaryDirectory() as videos:
+            player = partial(Player, arguments.policy, Path(videos), arguments.trust_code)
+            outcomes = play(result, player, jobs, workers)
         record = record_of(result, arguments.result, outcomes)
         file = arguments.result.parent / VERIFICATION
         kept = arguments.result.name == RESULT
@@ -107,7 +111,7 @@ def prepare(arguments: Arguments) -> Result:
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"--workers {arguments.workers}: expected 1 or more")
     result = check_result(arguments.result)
-    sha256 = hash_policy(arguments.policy)
+    sha256 = hash_policy(arguments.policy, result.envs[0], arguments.trust_code)
     # Policies that are built in may share their source.
     other = arguments.policy in BUILT_IN and arguments.policy != result.policy.kind
     if other or sha256 != result.policy.sha256:
@@ -129,7 +133,9 @@ def draw(result: Result, fraction: float) -> list[Job]:
     ]
 
 
-def play(result: Result, policy: str, jobs: Sequence[Job], workers: int) -> list[Outcome]:
+def play(
+    result: Result, make_player: Callable[[], Player], jobs: Sequence[Job], workers: int
+) -> list[Outcome]:
     """Play episodes again, in the order of ``jobs``.
 
     Raises:
@@ -139,13 +145,12 @@ def play(result: Result, policy: str, jobs: Sequence[Job], workers: int) -> list
     now: dict[tuple[str, int], Episode] = {}
     count = len(jobs) // len(result.envs)
     with (
-        TemporaryDirectory() as videos,
-        Workers(min(workers, len(jobs)), partial(Player, policy, Path(videos))) as pool,
+        Workers(min(workers, len(jobs)), make_player, result.limits()) as pool,
         progress(dict.fromkeys(result.envs, count), []) as display,
     ):
         for env_id in result.envs:
             for played in pool.play(job for job in jobs if job.env_id == env_id):
-                episode = played.answer or lost(played.task, played.given_up())
+                episode = played.answer or lost(played.task, played.given_up)
                 now[episode.env, episode.seed] = episode
                 display.add(episode)
     return [Outcome(then[job[:2]], now[job[:2]]) for job in jobs]

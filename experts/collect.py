@@ -317,7 +317,7 @@ def collect(
     with Workers(count, make_player) as pool, Progressing(len(seeds), done) as display:
         for played in pool.play(missing):
             if played.answer is None:
-                raise WorkerError(f"{played.task}: {played.given_up()}")
+                raise WorkerError(f"{played.task}: {played.given_up}")
             display.add(played.answer)
     assemble(parts.out, seeds, head, parts)
 

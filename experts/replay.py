@@ -109,7 +109,7 @@ def play(path: Path, episodes: int, workers: int) -> list[Comparison]:
             pool.play(tasks), "Replaying", episodes, console=console, disable=hidden
         ):
             if played.answer is None:
-                raise WorkerError(f"{played.task}: {played.given_up()}")
+                raise WorkerError(f"{played.task}: {played.given_up}")
             comparisons.append(played.answer)
     return sorted(comparisons, key=lambda comparison: comparison.demo)
 

@@ -12,32 +12,51 @@ from policies.base import Policy
 from policies.trivial import RandomPolicy, ZeroPolicy
 
 BUILT_IN = ("expert", "random", "zero")
+REMOTE = "tcp://"
+"""How the address of a policy in another process begins."""
 CARD, WEIGHTS = "policy.json", "model.safetensors"
 """The files of a checkpoint."""
 PRETRAINED = Path(__file__).parent / "pretrained"
 """The checkpoints that come with the project: a folder each."""
 
 
-def load_policy(spec: str, env_id: str) -> Policy:
+def load_policy(spec: str, env_id: str, trust_code: bool = False) -> Policy:
     """Load a policy for an environment.
 
     Args:
-        spec: ``"expert"``, ``"random"`` or ``"zero"``, the folder of a checkpoint, or a student's
-            ONNX file.
+        spec: ``"expert"``, ``"random"`` or ``"zero"``; the folder of a checkpoint, or a student's
+            ONNX file; ``"file.py:Class"``; a .zip of Stable-Baselines3; ``"tcp://HOST:PORT"``.
         env_id: A registered id, or ``"module:Id"``; the policy is for its default options, or for
             those that its ``env_options`` name.
+        trust_code: Whether code of the policy's author may be run.
 
     Raises:
-        ValueError: There is no such policy, or none for this environment.
+        ValueError: There is no such policy, or none for this environment, or it has code that is
+            not trusted.
         OSError: A file of a checkpoint cannot be read.
+        ImportError: What it takes is not installed.
     """
-    check_spec(spec)
-    if spec not in BUILT_IN:
-        from policies.acting import load_student  # imports PyTorch, which the others do without
+    check_spec(spec, trust_code)
+    # Each imports what the others do without: PyTorch, the planner, ...
+    if spec.startswith(REMOTE):
+        from policies.remote import RemotePolicy
 
-        return load_student(Path(spec), env_id)
+        return RemotePolicy(spec, env_id)
+    if spec not in BUILT_IN:
+        path, class_name = split_spec(spec)
+        if path.suffix == ".py":
+            from policies.foreign import load_python
+
+            return load_python(path, class_name, env_id)
+        if path.suffix == ".zip":
+            from policies.foreign import load_sb3
+
+            return load_sb3(path, env_id)
+        from policies.acting import load_student
+
+        return load_student(path, env_id)
     if spec == "expert":
-        from experts import make_expert  # imports the planner, which the others do without
+        from experts import make_expert
 
         return make_expert(env_id)
     env = gym.make(env_id)
@@ -50,16 +69,23 @@ def load_policy(spec: str, env_id: str) -> Policy:
     return ZeroPolicy(observation_space, action_space)
 
 
-def check_spec(spec: str) -> None:
-    """Refuse what names no policy, or one of a kind that cannot be loaded yet.
+def split_spec(spec: str) -> tuple[Path, str]:
+    """The path, and the name of the class in ``"file.py:Class"``; else an empty one."""
+    file, colon, class_name = spec.rpartition(":")
+    if colon and file.endswith(".py") and class_name.isidentifier():
+        return Path(file), class_name
+    return Path(spec), ""
+
+
+def check_spec(spec: str, trust_code: bool = False) -> None:
+    """Refuse what names no policy, or one with code that is not trusted.
 
     Raises:
         ValueError: The message says what ``spec`` is and what was expected.
     """
-    if spec in BUILT_IN:
+    if spec in BUILT_IN or spec.startswith(REMOTE):
         return
-    file, colon, class_name = spec.rpartition(":")
-    path = Path(file if colon and class_name.isidentifier() else spec)
+    path, class_name = split_spec(spec)
     built_in = ", ".join(BUILT_IN)
     if not path.exists():
         raise ValueError(f"policy {spec!r}: expected {built_in} or a path, and {path} is not there")
@@ -67,15 +93,15 @@ def check_spec(spec: str) -> None:
         if not (path / CARD).is_file():
             raise ValueError(f"policy {spec!r}: is no checkpoint: the folder has no {CARD}")
         return
-    if path.suffix == ".onnx":
-        return
-    if path.suffix == ".zip":
-        kind, missing = "models of Stable-Baselines3", "there is no adapter for its .zip files yet"
-    elif path.suffix == ".py":
-        kind, missing = "policies in Python files", "code from outside the project is not run yet"
-    else:
-        kind, missing = f"files ending in {path.suffix!r}", "no kind of policy is kept in them"
-    raise ValueError(
-        f"policy {spec!r}: {kind} cannot be scored by this version: {missing}; "
-        f"expected {built_in}, the folder of a checkpoint, or an ONNX file"
-    )
+    if path.suffix not in (".onnx", ".py", ".zip"):
+        raise ValueError(
+            f"policy {spec!r}: no kind of policy is kept in files ending in {path.suffix!r}; "
+            f"expected {built_in}, the folder of a checkpoint, an .onnx file, file.py:Class, or a "
+            ".zip of Stable-Baselines3"
+        )
+    if path.suffix == ".py" and not class_name:
+        raise ValueError(f"policy {spec!r}: expected file.py:Class, the name of a class after it")
+    if path.suffix != ".onnx" and not trust_code:
+        raise ValueError(
+            f"policy {spec!r}: loading it runs code of its author; say --trust-code if you trust it"
+        )

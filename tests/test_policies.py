@@ -92,12 +92,13 @@ def test_the_expert_is_refused_where_there_is_none():
     [
         ("nowhere", None, "nowhere is not there"),
         ("folder", {}, "is no checkpoint: the folder has no policy.json"),
-        ("model.zip", "", "Stable-Baselines3"),
-        ("mine.py:Mine", "", "Python files"),
+        ("model.zip", "", "say --trust-code"),
+        ("mine.py:Mine", "", "say --trust-code"),
+        ("mine.py", "", r"expected file\.py:Class"),
         ("mine.pt", "", r"files ending in '\.pt'"),
     ],
 )
-def test_what_cannot_be_loaded_yet_is_refused_by_its_kind(tmp_path, name, content, reason):
+def test_what_cannot_be_loaded_is_refused_by_its_kind(tmp_path, name, content, reason):
     path = tmp_path / name.partition(":")[0]
     if isinstance(content, dict):
         path.mkdir()
@@ -130,7 +131,7 @@ def test_a_policys_hash_is_that_of_its_sources(tmp_path, monkeypatch):
     hashes.add(hash_sources("some_sources"))
     assert len(hashes) == 5
 
-    assert hash_policy("random") == hash_sources("policies.trivial")
-    assert hash_policy("expert") != hash_policy("random")
+    assert hash_policy("random", ENVS[0]) == hash_sources("policies.trivial")
+    assert hash_policy("expert", ENVS[0]) != hash_policy("random", ENVS[0])
     with pytest.raises(ValueError, match="is not there"):
-        hash_policy(str(Path("no") / "policy"))
+        hash_policy(str(Path("no") / "policy"), ENVS[0])

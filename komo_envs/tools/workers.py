@@ -10,16 +10,21 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 ATTEMPTS = 3
 """A task on which so many workers have died is given up."""
 
+
+CHECK_SECONDS = 0.5
+"""Between two looks at what a task takes."""
 
 READY = "ready"
 """What a worker says when it has started."""
@@ -52,12 +57,18 @@ class Played(Generic[Task, Answer]):
     """What ``play`` returned; None if so many workers died on the task that it was given up."""
     deaths: int
     """How many workers died on it."""
-    last_death: str
-    """How the last of them ended; empty if none did."""
+    given_up: str
+    """Why it was given up, in words; empty if it was done."""
 
-    def given_up(self) -> str:
-        """Why it was given up, in words."""
-        return f"{ATTEMPTS} worker processes died, the last one with {self.last_death}"
+
+@dataclass(frozen=True)
+class Limits:
+    """What a task may take. A worker that goes beyond is killed, and its task given up."""
+
+    seconds: float
+    """Of wall time."""
+    gib: float
+    """Of the memory of the worker and of all processes that it has started."""
 
 
 @dataclass(eq=False)
@@ -67,6 +78,8 @@ class _Worker:
     task: Any = None
     ready: bool = False
     """Whether it has said that it has started."""
+    since: float = 0.0
+    """When it began with its task, or with getting ready for its first one."""
 
 
 class Workers(Generic[Answer]):
@@ -75,10 +88,14 @@ class Workers(Generic[Answer]):
     Args:
         count: How many.
         make_player: Called in each of them; it is pickled.
+        limits: Of each task; None for none.
     """
 
-    def __init__(self, count: int, make_player: Callable[[], Player[Answer]]) -> None:
+    def __init__(
+        self, count: int, make_player: Callable[[], Player[Answer]], limits: Limits | None = None
+    ) -> None:
         self._make_player = make_player
+        self._limits = limits
         self._count = count
         self._workers: list[_Worker] = []
 
@@ -108,38 +125,64 @@ class Workers(Generic[Answer]):
         while True:
             for worker in self._workers:
                 if waiting and worker.task is None:
-                    worker.task = waiting.popleft()
+                    worker.task, worker.since = waiting.popleft(), time.monotonic()
                     with contextlib.suppress(OSError):  # it has died, which shows below
                         worker.connection.send(worker.task)
             busy = [worker for worker in self._workers if worker.task is not None]
             if not busy:
                 return
-            ready = wait([worker.connection for worker in busy])
+            ready = wait([worker.connection for worker in busy], CHECK_SECONDS)
             for worker in busy:
-                task, how = worker.task, ""
-                if task is None or worker.connection not in ready:
+                task, why = worker.task, ""
+                if worker.connection not in ready:
+                    if not (why := self._beyond(worker)):
+                        continue
+                    self._replace(worker)
+                    yield Played(task, None, deaths[task], why)
                     continue
                 try:
                     answer = worker.connection.recv()
                 except (EOFError, OSError):
-                    how = self._remove(worker)
-                    if not worker.ready:
-                        raise WorkerError(
-                            f"a worker process ended with {how} before it was ready"
-                        ) from None
-                    self._start()
+                    how = self._replace(worker)
                     deaths[task] += 1
                     if deaths[task] < ATTEMPTS:
                         waiting.appendleft(task)
                         continue
                     answer = None
+                    why = f"{ATTEMPTS} worker processes died, the last one with {how}"
                 if answer == READY:
-                    worker.ready = True
+                    worker.ready, worker.since = True, time.monotonic()
                     continue
                 worker.task = None
                 if isinstance(answer, WorkerError):
                     raise answer
-                yield Played(task, answer, deaths[task], how)
+                yield Played(task, answer, deaths[task], why)
+
+    def _beyond(self, worker: _Worker) -> str:
+        """Which limit the worker's task is beyond, in words; empty if none."""
+        limits = self._limits
+        if limits is None or not worker.ready:
+            return ""
+        if time.monotonic() - worker.since > limits.seconds:
+            return f"it took longer than {limits.seconds:g} s"
+        if memory_of(worker.process.pid) > limits.gib * 2**30:
+            return f"it took more than {limits.gib:g} GiB of memory"
+        return ""
+
+    def _replace(self, worker: _Worker) -> str:
+        """Put a new worker in the place of one that died or is to die, and tell how it ended.
+
+        Raises:
+            WorkerError: It ended before it was ready, as any other would.
+        """
+        for pid in [*descendants(worker.process.pid)][::-1]:
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                os.kill(pid, signal.SIGKILL)
+        how = self._remove(worker)
+        if not worker.ready:
+            raise WorkerError(f"a worker process ended with {how} before it was ready")
+        self._start()
+        return how
 
     def _remove(self, dead: _Worker) -> str:
         """Be done with a dead worker, and tell how it ended."""
@@ -159,6 +202,26 @@ class Workers(Generic[Answer]):
         self._workers.append(_Worker(process, ours))
         with theirs, worker_environment():  # closed here, our end notices when the worker dies
             process.start()
+
+
+def descendants(pid: int | None) -> Iterator[int]:
+    """A process that may have ended, and all that it has started."""
+    if pid is None:
+        return
+    yield pid
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield from descendants(int(child))
+
+
+def memory_of(pid: int | None) -> int:
+    """Bytes that a process and all that it has started hold in memory."""
+    pages = 0
+    for each in descendants(pid):
+        with contextlib.suppress(OSError, IndexError):
+            pages += int(Path(f"/proc/{each}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _work(connection: Connection, make_player: Callable[[], Player[Any]]) -> None:
