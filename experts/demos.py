@@ -32,6 +32,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ VERSION = 2
 
 HEAD = ("env_args", "recipe", "versions", "machine")
 """What a file says of all its demonstrations, as attributes of ``data`` in JSON."""
+
+MOST_BYTES = 2**30
+"""Of one array of a demonstration."""
 
 Arrays = dict[str, NDArray[Any]]
 """Arrays by name; a ``/`` in a name is a group of the file."""
@@ -247,6 +251,24 @@ def write_head(file: h5py.File, head: Mapping[str, Any]) -> None:
     file.create_dataset("mask/successful", data=np.array(successful, dtype="S"))
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What is raised inside is a ValueError that says that the file is damaged.
+
+    HDF5 has errors of many kinds for it.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path}: is damaged: {type(error).__name__}: {error}") from error
+
+
+def _check_size(name: str, item: Any) -> None:
+    """Refuse an array that claims to be larger than memory should ever have to hold."""
+    if isinstance(item, h5py.Dataset) and item.nbytes > MOST_BYTES:
+        raise ValueError(f"{name}: of {item.nbytes} bytes; expected at most {MOST_BYTES}")
+
+
 class DemoFile:
     """A file of demonstrations, open for reading. A context; ``file[i]`` is a ``Demo``.
 
@@ -266,7 +288,7 @@ class DemoFile:
             raise ValueError(f"{path}: is no HDF5 file, or not a whole one") from error
         try:
             self._read_head()
-        except (KeyError, ValueError, AttributeError, TypeError) as error:
+        except Exception as error:  # of any kind: HDF5 has many for a file that is damaged
             self._file.close()
             raise ValueError(f"{path}: holds no demonstrations of komo-envs: {error}") from error
 
@@ -281,6 +303,12 @@ class DemoFile:
         self.suite = str(data.attrs["suite"])
         self.env_args: dict[str, Any] = self.head["env_args"]
         self.recipe: dict[str, Any] = self.head["recipe"]
+        options, recipe = self.env_args["env_kwargs"], self.recipe
+        known = [self.env_args["env_name"], options["control_mode"], *options["cameras"]]
+        if not all(isinstance(name, str) for name in known) or not {"noise", "student"} <= {
+            *recipe
+        }:
+            raise ValueError(f"env_args or recipe: {known}, {sorted(recipe)}: not as collected")
 
     def __enter__(self) -> DemoFile:
         return self
@@ -292,20 +320,25 @@ class DemoFile:
         return len(self._file["data"])
 
     def __getitem__(self, index: int) -> Demo:
-        return read_demo(self.group(index))
+        with reading(self.path):
+            return read_demo(self.group(index))
 
     def __iter__(self) -> Iterator[Demo]:
         return (self[index] for index in range(len(self)))
 
     def group(self, index: int) -> h5py.Group:
-        """The group of a demonstration, to read single arrays of it.
+        """The group of a demonstration, to read single arrays of it; see ``reading``.
 
         Raises:
             IndexError: There is none.
+            ValueError: It is damaged, or claims a size that no demonstration has.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: demonstration {index}; there are {len(self)}")
-        return self._file[f"data/demo_{index}"]
+        with reading(self.path):
+            group = self._file[f"data/demo_{index}"]
+            group.visititems(_check_size)
+        return group
 
     @property
     def env_id(self) -> str:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experts.demos import DemoFile, image_names
+from experts.demos import DemoFile, image_names, reading
 from komo_envs.env import KomoEnv
 from policies.config import Modality
 from policies.dinov2 import Backbone, cached_features
@@ -178,12 +178,12 @@ def load_frames(
         backbone: Whose features to take in place of the images; None for none.
 
     Raises:
-        ValueError: None succeeds.
+        ValueError: None succeeds, or a file is damaged.
     """
     parts: dict[str, list[Any]] = {name: [] for name in Frames.__dataclass_fields__}
     start = 0
     for path, share in zip(paths, shares(paths, episodes), strict=True):
-        with DemoFile(path) as file:
+        with DemoFile(path) as file, reading(path):
             names = image_names(IMAGES[modality], file.cameras) if modality else {}
             mask = mask_of(layout, privileged=modality is None)
             features: list[Floats] = []
@@ -215,6 +215,9 @@ def load_frames(
     if not start:
         raise ValueError(f"--demos {', '.join(map(str, paths))}: none succeeds")
     arrays: dict[str, Any] = {name: np.concatenate(part) for name, part in parts.items() if part}
+    for name in ("agent_pos", "goal", "state", "actions"):
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"--demos {', '.join(map(str, paths))}: {name}: not all are finite")
     return Frames(**{"images": None, **arrays})
 
 

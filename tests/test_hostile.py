@@ -1,0 +1,61 @@
+"""Inputs from strangers: only clean errors, and nothing of theirs is run or written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+INPUTS = 150
+"""Mutants of each loader. Ten thousand were tried with ``tests/hostile.py`` by itself."""
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good input of each loader, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("good")
+    scored, env = folder / "result", ("--env", "KomoPush-v0")
+    words = ("--policy", "zero", *env, "--episodes", 3)
+    assert run("-m", "benchmark.run", *words, "--out", scored).returncode == 0
+    (scored / "episodes.jsonl").unlink()
+    file = scored / "result.json"
+    words = ("--name", "row", "--authors", "us", "--data", "none", "--training", "none")
+    here = ("--results", folder / "rows", "--board", folder / "board.md")
+    assert run("-m", "benchmark.submit", file, *words, *here).returncode == 0
+    row = folder / "rows" / "row"
+    assert run("-m", "benchmark.verify", row / "result.json", "--policy", "zero").returncode == 0
+    row.rename(folder / "row")
+    demos = folder / "demos" / "demos.h5"
+    demos.parent.mkdir()
+    words = (*env, "--episodes", 3, "--image-size", 16, "--out", demos)
+    assert run("-m", "experts.collect", *words).returncode == 0
+    for picture in demos.parent.glob("demos.[mp]*"):
+        picture.unlink()
+    words = ("--demos", demos, "--steps", 5, "--validation", 1, "--out", folder / "students")
+    assert run("-m", "policies.train", *words).returncode == 0
+    (folder / "checkpoint").mkdir()
+    for name in ("policy.json", "model.safetensors"):
+        (folder / "students" / "seed0" / name).rename(folder / "checkpoint" / name)
+    (folder / "message").mkdir()
+    said = {"type": "hello", "version": 1, "name": "x", "sha256": "0" * 64, "privileged": False}
+    said |= {"env_options": {"obs_mode": "rgb"}, "action": {"dtype": "float32", "shape": [2, 3]}}
+    (folder / "message" / "message.json").write_text(json.dumps(said))
+    return folder
+
+
+@pytest.mark.parametrize("loader", ["result", "row", "checkpoint", "demos", "message"])
+def test_mutants_are_refused_cleanly(loader, good):
+    done = run("tests/hostile.py", loader, good / loader, INPUTS)
+    assert done.returncode == 0, done.stderr
+    assert f"{loader}: {INPUTS} inputs" in done.stdout
+    refused = int(done.stdout.split(", ")[1].split()[0])
+    assert refused > INPUTS / 2, "most mutants are no good input any more"
