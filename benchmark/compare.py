@@ -17,7 +17,7 @@ from benchmark.plots import draw_success
 from benchmark.result import Episode, Result, load_result
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import check_writable
-from komo_envs.tools.stats import barnard, holm, mcnemar, newcombe, paired_bootstrap
+from komo_envs.tools.stats import barnard, holm, mcnemar, newcombe, newcombe_paired
 
 MODULE = "benchmark.compare"
 SIGNIFICANT = 0.05
@@ -62,7 +62,7 @@ class Comparison:
     difference: float
     """Of the success rates, a less b."""
     interval: tuple[float, float]
-    """95 %, of the difference."""
+    """95 %, of the difference, each for itself."""
     p: float
     """Of a difference as large as this one, or larger, if both were equally good; after ``holm``,
     of any such difference in all environments."""
@@ -179,13 +179,15 @@ def _paired(env_id: str, a: Sequence[Episode], b: Sequence[Episode]) -> Comparis
         Counts(int(ours.sum()), len(a)),
         Counts(int(theirs.sum()), len(b)),
         float(ours.mean() - theirs.mean()),
-        paired_bootstrap(only_a, only_b, len(a)),
+        newcombe_paired(int((ours & theirs).sum()), only_a, only_b, int((~ours & ~theirs).sum())),
         mcnemar(only_a, only_b),
         (only_a, only_b),
     )
 
 
 def _unpaired(a: Counts, b: Counts) -> Comparison:
+    if max(a.episodes, b.episodes) > MOST:
+        raise ValueError(f"counts of more than {MOST} episodes cannot be compared")
     counts = (a.successes, a.episodes, b.successes, b.episodes)
     difference = a.successes / a.episodes - b.successes / b.episodes
     return Comparison("", a, b, difference, newcombe(*counts), barnard(*counts), None)
@@ -234,7 +236,7 @@ def sentence(one: Comparison, count: int = 1) -> str:
     if points < 0:
         first, second, points, ends = "B", "A", -points, [-end for end in reversed(ends)]
     where = f"On {one.env}, " if one.env else ""
-    corrected = f", corrected for {count} comparisons (Holm)" if count > 1 else ""
+    corrected = f", its p corrected for {count} comparisons (Holm)" if count > 1 else ""
     numbers = f"95 % interval {ends[0]:.1f} to {ends[1]:.1f}, p = {_p(one.p)}"
     if one.difference == 0:
         said = f"A and B solve as many episodes, {numbers}"

@@ -24,7 +24,7 @@ RESULT, ENTRY, VERIFICATION = "result.json", "entry.json", "verification.json"
 
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 Words = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^\S[^\r\n]*$")]
-Link = Annotated[str, Field(max_length=500, pattern=r"^https://[^\s()<>]+$")]
+Link = Annotated[str, Field(max_length=500, pattern=r"^https://[^\s()<>|\\`\[\]\"]+$")]
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=_CONFIG)

@@ -170,8 +170,10 @@ def _links(entry: Entry) -> list[tuple[str, str]]:
 
 def _verified(row: Row, env_id: str, where: str) -> str:
     """How many episodes of the environment were played again, if all came out the same."""
-    if row.verification is None or not row.verification.passed:
+    if row.verification is None:
         return ""
+    if not row.verification.passed:
+        return f"[failed]({where}/{VERIFICATION})"
     count = len(row.verification.seeds.get(env_id, ()))
     return f"[{count}]({where}/{VERIFICATION})" if count else ""
 

@@ -59,7 +59,7 @@ def draw_success(results: Mapping[str, Result], envs: Sequence[str], out: Path) 
             episodes = [episode for episode in result.episodes if episode.env == env_id]
             limits = np.linspace(0.0, FARTHEST, 101)
             _line(left, 100 * limits, over_distance(episodes, limits), name)
-            steps = np.arange(max(episode.steps for episode in result.episodes) + 1)
+            steps = np.arange(max(episode.steps for episode in episodes) + 1)
             _line(right, steps * CONTROL_PERIOD, over_time(episodes, steps), name)
         left.set(title=env_id, xlabel="distance at the end, cm", ylabel="episodes within, %")
         right.set(title=env_id, xlabel="time, s", ylabel="episodes solved, %")

@@ -122,7 +122,7 @@ class Episode:
     distance: Length | None
     """Of the object from where the task wants it, ``info["distance"]``, at the end, m; None if it
     did not come to that."""
-    steps: Count
+    steps: Annotated[int, Field(ge=0, le=1_000_000)]
     failure: str | None
     """None on success; else the policy's own reason, ``"timeout"`` or ``"error: ..."``."""
 

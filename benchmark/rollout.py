@@ -18,6 +18,7 @@ import komo_envs  # noqa: F401  (registers the environments)
 from benchmark.result import Episode
 from komo_envs.control import ActionError
 from policies import Policy, load_policy
+from policies.base import env_options_of
 
 Env = gym.Env[Any, Any]
 
@@ -112,12 +113,12 @@ class Player:
         if self._env is None or self._policy is None or env_id != self._env_id:
             self.close()
             self._policy = load_policy(self._spec, env_id, self._trust_code)
-            options = getattr(self._policy, "env_options", {})
+            options = env_options_of(self._policy)
             self._env = gym.make(
                 env_id, render_mode="rgb_array", disable_env_checker=True, **options
             )
             self._env_id = env_id
-            if hasattr(self._policy, "attach"):
+            if getattr(self._policy, "privileged", False) and hasattr(self._policy, "attach"):
                 self._policy.attach(self._env)
         return self._env, self._policy
 
@@ -167,11 +168,9 @@ def steps_of_episode(env: Env, policy: Policy, seed: int) -> Iterator[dict[str, 
 
 @contextlib.contextmanager
 def _blaming_policy(kind: type[Exception]) -> Iterator[None]:
-    """Raise a PolicyError for what is raised inside, unless it is the machine's fault."""
+    """Raise a PolicyError for what is raised inside."""
     try:
         yield
-    except (MemoryError, OSError, ImportError):
-        raise
     except kind as error:
         message = " ".join(str(error).split())
         raise PolicyError(f"{type(error).__name__}: {message}") from error

@@ -17,11 +17,10 @@ import tyro
 
 from benchmark.display import progress, show_scores, summary
 from benchmark.episode_log import Entry, EpisodeLog
+from benchmark.identify import identify
 from benchmark.protocol import SOURCES, choose_envs, choose_seeds
 from benchmark.result import (
     Commit,
-    Learning,
-    PolicyIdentity,
     Result,
     Setup,
     load_result,
@@ -33,8 +32,6 @@ from komo_envs.suite import SUITE
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.workers import WorkerError, Workers
-from policies import Policy, load_policy
-from policies.identity import hash_policy
 
 MODULE = "benchmark.run"
 
@@ -123,19 +120,12 @@ def prepare(arguments: Arguments) -> EpisodeLog:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} {getattr(arguments, name)}: expected a positive number")
     trust = arguments.trust_code
-    sha256 = hash_policy(arguments.policy, envs[0], trust)
-    policies = [load_policy(arguments.policy, env_id, trust) for env_id in envs]
+    identities = [identify(arguments.policy, env_id, trust) for env_id in envs]
     now, commit = datetime.now(timezone.utc), provenance.commit()
     setup = Setup(
         schema=1,
         suite=SUITE,
-        policy=PolicyIdentity(
-            name=getattr(policies[0], "name", type(policies[0]).__name__),
-            kind=arguments.policy,
-            privileged=bool(getattr(policies[0], "privileged", False)),
-            sha256=sha256,
-            learning=_learning(policies[0]),
-        ),
+        policy=identities[0],
         envs=envs,
         seeds=(seeds.start, seeds.stop),
         videos=arguments.videos,
@@ -150,11 +140,6 @@ def prepare(arguments: Arguments) -> EpisodeLog:
     # With microseconds, for several runs may begin in the same second.
     folder = arguments.out or Path("runs") / f"{Path(arguments.policy).name}-{now:%Y%m%d-%H%M%S-%f}"
     return EpisodeLog(folder, setup)
-
-
-def _learning(policy: Policy) -> Learning | None:
-    said = getattr(policy, "learning", None)
-    return None if said is None else Learning(**said)
 
 
 def _command() -> str:

@@ -21,6 +21,9 @@ case $modality in
     state) encoder=("${of_states[@]}") ;;
     *) encoder=(--modality "$modality") ;;
 esac
+case $modality-$env in
+    rgb-*Hard* | depth-*Hard*) encoder+=(--steps 4500) ;; # there is more to see
+esac
 
 "$python" -m experts.collect --env "$env" --episodes 1000 --out "demos/$env.h5"
 "$python" -m policies.train --demos "demos/$env.h5" "${of_states[@]}" --out "runs/students/$env-first"

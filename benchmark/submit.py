@@ -14,7 +14,7 @@ from benchmark.entry import ENTRY, RESULT, Entry, check_result, hash_file, load_
 from benchmark.leaderboard import leaderboard
 from benchmark.result import Result, parse_json
 from komo_envs.tools.cli import fail, parse, printing
-from komo_envs.tools.files import write_text
+from komo_envs.tools.files import check_writable, write_text
 
 MODULE = "benchmark.submit"
 
@@ -69,21 +69,26 @@ def submit(arguments: Arguments) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,99}", arguments.name):
         raise ValueError(f"--name {arguments.name}: expected letters, digits, dots and dashes")
     row = arguments.results / arguments.name
+    check_writable("--board", arguments.board)
+    for other in arguments.results.glob("[!.]*/"):
+        if other != row:
+            load_row(other)  # refuses what is there already, if that does not check
     result = check_result(arguments.result)
     entry = entry_of(arguments, result)
-    scratch = arguments.results / f".{arguments.name}"
+    scratch, old = (arguments.results / f".{arguments.name}.{part}" for part in ("new", "old"))
     try:
-        if scratch.exists():
-            shutil.rmtree(scratch)
+        for left in (scratch, old):  # by one that was killed
+            shutil.rmtree(left, ignore_errors=True)
         scratch.mkdir(parents=True)
         shutil.copyfile(arguments.result, scratch / RESULT)
         save_record(entry, scratch / ENTRY)
         load_row(scratch)
         if row.exists():  # a row is replaced as a whole: what was verified was another result
-            shutil.rmtree(row)
+            row.rename(old)
         scratch.rename(row)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     write_text(arguments.board, leaderboard(arguments.results))
     return row
 

@@ -15,6 +15,7 @@ import tyro
 
 from benchmark.display import progress
 from benchmark.entry import RESULT, VERIFICATION, Verification, check_result, hash_file, save_record
+from benchmark.identify import identify
 from benchmark.protocol import SOURCES
 from benchmark.result import Commit, Episode, Result
 from benchmark.rollout import Job, Player, lost
@@ -22,8 +23,6 @@ from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import check_writable
 from komo_envs.tools.workers import WorkerError, Workers
-from policies.identity import hash_policy
-from policies.load import BUILT_IN
 
 MODULE = "benchmark.verify"
 
@@ -40,7 +39,7 @@ class Arguments:
     result: tyro.conf.Positional[Path]
     """The result file."""
     policy: str
-    """The policy that it is of: expert, random, zero, or the folder of a checkpoint."""
+    """The policy that it is of, as in benchmark.run."""
     fraction: float = 0.1
     """Of each environment's episodes."""
     workers: int | None = None
@@ -63,10 +62,12 @@ class Outcome:
 
     @property
     def alike(self) -> bool:
-        """Whether they have the same scene and the same outcome."""
-        return (
-            self.then.scene == self.now.scene
-            and self.then.success_at_end == self.now.success_at_end
+        """Whether they have the same scene, outcome and length, and end within a millimetre."""
+        then, now = self.then, self.now
+        ends = [-1.0 if each.distance is None else each.distance for each in (then, now)]
+        return abs(ends[0] - ends[1]) <= 1e-3 and all(
+            getattr(then, name) == getattr(now, name)
+            for name in ("scene", "success_at_end", "success_once", "steps")
         )
 
 
@@ -74,7 +75,7 @@ def main() -> None:
     """The command."""
     arguments = parse(Arguments, MODULE)
     try:
-        result = prepare(arguments)
+        result, sha256 = prepare(arguments), hash_file(arguments.result)
     except (ValueError, OSError, ImportError) as error:
         fail(MODULE, error)
     jobs = draw(result, arguments.fraction)
@@ -83,7 +84,7 @@ def main() -> None:
         with TemporaryDirectory() as videos:
             player = partial(Player, arguments.policy, Path(videos), arguments.trust_code)
             outcomes = play(result, player, jobs, workers)
-        record = record_of(result, arguments.result, outcomes)
+        record = record_of(result, sha256, outcomes)
         file = arguments.result.parent / VERIFICATION
         kept = arguments.result.name == RESULT
         if kept:
@@ -111,16 +112,16 @@ def prepare(arguments: Arguments) -> Result:
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"--workers {arguments.workers}: expected 1 or more")
     result = check_result(arguments.result)
-    sha256 = hash_policy(arguments.policy, result.envs[0], arguments.trust_code)
-    # Policies that are built in may share their source.
-    other = arguments.policy in BUILT_IN and arguments.policy != result.policy.kind
-    if other or sha256 != result.policy.sha256:
-        raise ValueError(
-            f"--policy {arguments.policy}: its hash is {sha256}; {arguments.result} is of "
-            f"{result.policy.kind}, {result.policy.sha256}: another policy, or another state of "
-            "its code"
-        )
-    check_writable("result", arguments.result.parent / VERIFICATION)
+    ours, theirs = identify(arguments.policy, result.envs[0], arguments.trust_code), result.policy
+    for name in ("sha256", "name", "privileged", "learning"):
+        if getattr(ours, name) != getattr(theirs, name):
+            raise ValueError(
+                f"--policy {arguments.policy}: its {name} is {getattr(ours, name)}; "
+                f"{arguments.result} has {getattr(theirs, name)}: another policy, or another state "
+                "of its code"
+            )
+    if arguments.result.name == RESULT:
+        check_writable("result", arguments.result.parent / VERIFICATION)
     return result
 
 
@@ -156,15 +157,15 @@ def play(
     return [Outcome(then[job[:2]], now[job[:2]]) for job in jobs]
 
 
-def record_of(result: Result, file: Path, outcomes: Sequence[Outcome]) -> Verification:
-    """What is kept of it."""
+def record_of(result: Result, sha256: str, outcomes: Sequence[Outcome]) -> Verification:
+    """What is kept of it; ``sha256`` is the result file's."""
     seeds: dict[str, list[int]] = {env_id: [] for env_id in result.envs}
     for outcome in outcomes:
         seeds[outcome.now.env].append(outcome.now.seed)
     commit = provenance.commit()
     return Verification(
         schema=1,
-        result_sha256=hash_file(file),
+        result_sha256=sha256,
         policy_sha256=result.policy.sha256,
         seeds={env_id: tuple(part) for env_id, part in seeds.items()},
         identical=sum(outcome.identical for outcome in outcomes),
@@ -200,7 +201,9 @@ def show(outcomes: Sequence[Outcome]) -> None:
 
 
 def _said(episode: Episode) -> str:
-    return "success" if episode.success_at_end else f"failure ({episode.failure})"
+    how = "success" if episode.success_at_end else f"failure ({episode.failure})"
+    end = "nowhere" if episode.distance is None else f"at {episode.distance:.4f} m"
+    return f"{how} {end} after {episode.steps} steps"
 
 
 if __name__ == "__main__":

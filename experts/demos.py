@@ -259,6 +259,8 @@ def reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:
         raise ValueError(f"{path}: is damaged: {type(error).__name__}: {error}") from error
 
@@ -320,8 +322,9 @@ class DemoFile:
         return len(self._file["data"])
 
     def __getitem__(self, index: int) -> Demo:
+        group = self.group(index)
         with reading(self.path):
-            return read_demo(self.group(index))
+            return read_demo(group)
 
     def __iter__(self) -> Iterator[Demo]:
         return (self[index] for index in range(len(self)))

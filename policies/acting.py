@@ -245,6 +245,11 @@ def load_student(folder: Path, env_id: str) -> StudentPolicy:
         student = OnnxStudent(folder)
         card = student.card
     layout = card.layout
+    module = layout.env_id.rpartition(":")[0]
+    if module and module != env_id.rpartition(":")[0]:  # importing it would run its code
+        raise ValueError(
+            f"policy {folder}: learned {layout.env_id}; name the module in --env too: {module}:..."
+        )
     task, learned = (find_spec(name).kwargs["task"] for name in (env_id, layout.env_id))
     env = gym.make(env_id, disable_env_checker=True, **env_options(student))
     try:

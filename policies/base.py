@@ -8,6 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+ENV_OPTIONS = ("obs_mode", "control_mode", "image_size", "cameras")
+"""The options of ``gym.make`` that a policy may ask for: how it sees and acts, not what its task
+is."""
+
 Observation = Mapping[str, Any]
 """Arrays by name (with several cameras, dicts of arrays under ``pixels`` and ``depth``), each with
 the shape that the observation space says, or with a batch axis B before it."""
@@ -21,12 +25,12 @@ class Policy(Protocol):
 
     - ``name: str``: what to call it; else the name of its class.
     - ``env_options: Mapping[str, Any]``: the keyword arguments of ``gym.make`` that its
-      observations and actions ask for; else the environment's defaults.
+      observations and actions ask for, of ``ENV_OPTIONS``; else the environment's defaults.
     - ``learning: Mapping[str, Any]``: what it took to train: ``parameters`` and
       ``demonstrations``, numbers, ``minutes``, and ``hardware`` in words.
-    - ``privileged: bool``: whether it sees the state of the simulation.
-    - ``attach(env)``: is called once with its environment, before its first episode there. An
-      expert sees the state so.
+    - ``privileged: bool``: whether it sees the state of the simulation, as all do that act in
+      ``obs_mode="state"``. If it has ``attach(env)`` too, that is called once with its environment,
+      before its first episode there: an expert sees the state so.
     - ``set_random_seed(seed: int)``: called before every episode, so that what the policy draws
       depends on the episode alone. Whatever else it remembers starts anew at ``episode_start``.
     - ``failure: str | None``: after an episode, why the policy could not solve it, if it knows.
@@ -52,3 +56,18 @@ class Policy(Protocol):
         Returns:
             The action, shape (A,), or (B, A) for a batch, and the state for the next call.
         """
+
+
+def env_options_of(policy: Policy) -> dict[str, Any]:
+    """The options of ``gym.make`` that a policy asks for.
+
+    Raises:
+        ValueError: One of them is none that a policy may ask for.
+    """
+    options = dict(getattr(policy, "env_options", {}))
+    for name in options:
+        if name not in ENV_OPTIONS:
+            raise ValueError(
+                f"env_options of the policy: {name!r}: expected some of {', '.join(ENV_OPTIONS)}"
+            )
+    return options

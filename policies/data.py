@@ -152,6 +152,8 @@ def shares(paths: Sequence[Path], episodes: int | None) -> list[int]:
         with DemoFile(path) as file:
             there.append(len(file))
     total = sum(there)
+    if not total:
+        raise ValueError(f"--demos {', '.join(map(str, paths))}: no demonstrations are there")
     wanted = total if episodes is None else episodes
     if wanted > total:
         raise ValueError(f"--episodes {episodes}: there are {total} demonstrations")
@@ -338,7 +340,10 @@ def _state_scale(state: Floats, layout: Layout) -> Scale:
         return scale
     own = state.shape[1] - count * size
     things = state[:, own:].reshape(-1, size)
-    one = Scale.of(things[things.any(1)], LEAST_IN_STATE)
+    there = things[things.any(1)]
+    if not len(there):
+        return scale
+    one = Scale.of(there, LEAST_IN_STATE)
     mean = np.concatenate([scale.mean[:own], np.tile(one.mean, count)])
     return Scale(mean, np.concatenate([scale.deviation[:own], np.tile(one.deviation, count)]))
 

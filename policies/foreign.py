@@ -56,7 +56,8 @@ class SB3Policy:
 
     def __init__(self, model: Any, env_options: dict[str, Any]) -> None:
         self.model = model
-        self.name = f"Stable-Baselines3 {type(model).__name__}"
+        # A file does not say of which algorithm it is; several have one kind of policy.
+        self.name = f"Stable-Baselines3 {type(model.policy).__name__}"
         self.env_options = env_options
         self.privileged = env_options["obs_mode"] == "state"
 
@@ -79,10 +80,11 @@ def load_sb3(path: Path, env_id: str) -> SB3Policy:
     model, said = None, ""
     for name in ALGORITHMS:
         try:
-            model = getattr(stable_baselines3, name).load(path, device="cpu")
+            # To act it needs no memory of what it has seen, which may be larger than the machine's.
+            model = getattr(stable_baselines3, name).load(path, device="cpu", buffer_size=1)
             break
         except Exception as error:  # of any kind, from pickle's depths: it is of another algorithm
-            said = f"{type(error).__name__}: {error}"
+            said = said or f"{type(error).__name__}: {error}"
     if model is None:
         raise ValueError(f"policy {path}: no model of {', '.join(ALGORITHMS)}: {said}")
     for obs_mode, control_mode in itertools.product(OBS_MODES, CONTROL_MODES):

@@ -30,14 +30,13 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.base import ENV_OPTIONS
 from policies.load import REMOTE
 
 VERSION = 1
 MAX_BYTES = 2**26
 """Of a message: more is refused before it is read."""
 DTYPES = ("bool", "uint8", "uint16", "int32", "int64", "float32", "float64")
-ENV_OPTIONS = ("obs_mode", "control_mode", "image_size", "cameras")
-"""The options of ``gym.make`` that a remote policy may ask for."""
 HELLO_SECONDS = 10.0
 
 

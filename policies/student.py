@@ -37,7 +37,7 @@ class Losses:
 
     actions: Tensor
     estimate: Tensor
-    """Of the privileged state, mean absolute error in standard deviations."""
+    """Of the privileged state, see ``Student.estimate_loss``."""
 
 
 class Estimate(NamedTuple):

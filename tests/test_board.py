@@ -71,17 +71,23 @@ def test_a_row_is_submitted_and_verified(result_file, tmp_path):
 
 
 def test_a_tampered_result_is_found_out(result_file, tmp_path):
-    lying = _succeeding(load_result(result_file), "zero", 2, 4)
+    honest = load_result(result_file)
+    lying = replace(_succeeding(honest, "zero", 2, 4), policy=honest.policy)
     file = tmp_path / "result.json"
     save_result(lying, file)
     done = run_module("verify", file, "--policy", "zero", "--fraction", 1)
     assert done.returncode == 1
     for seed in (TEST.start, TEST.start + 1):
-        said = f"{ENVS[0]}, seed {seed}: another outcome: success in the result, failure (timeout)"
+        said = f"{ENVS[0]}, seed {seed}: another outcome: success at 0.0010 m"
         assert said in done.stdout
     assert "2 of 4 episodes have the same outcome" in done.stdout
     record = json.loads((tmp_path / "verification.json").read_text())
     assert record["different"] == [[ENVS[0], TEST.start], [ENVS[0], TEST.start + 1]]
+    boasting = replace(lying, policy=replace(honest.policy, name="Nought"))
+    save_result(boasting, file)
+    of_another = run_module("verify", file, "--policy", "zero")
+    assert of_another.returncode == 2
+    assert "its name is zero" in of_another.stderr
     of_another = run_module("verify", file, "--policy", "random")
     assert of_another.returncode == 2
     assert "another policy, or another state of its code" in of_another.stderr
@@ -94,6 +100,7 @@ def test_a_tampered_result_is_found_out(result_file, tmp_path):
 
 BAD = {
     "a name that leads elsewhere": (("--name", "../evil"), "--name ../evil: expected letters"),
+    "a link that forges cells": (("--links", "https://x|us|no|100.0%"), "entry: links.0: "),
     "a link that is none": (("--links", "javascript:alert(1)"), "entry: links.0: "),
     "an author of two lines": (("--authors", "a\nb"), "entry: authors.0: "),
     "no authors": (("--authors", ""), "authors"),

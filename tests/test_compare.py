@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
-from komo_envs.tools.stats import barnard, holm, mcnemar, newcombe, paired_bootstrap
+from komo_envs.tools.stats import barnard, holm, mcnemar, newcombe, newcombe_paired
 
 RESULTS = PROJECT / "benchmark" / "results"
 EXPERT = RESULTS / "expert" / "result.json"
@@ -39,16 +39,24 @@ def test_statistics_are_the_published_ones():
     assert holm([0.5, 0.6]) == [1, 1]
 
 
-def test_the_bootstrap_covers_the_true_difference_as_often_as_it_says():
+@pytest.mark.parametrize("shares", [(0.1, 0.05, 0.7, 0.15), (0.008, 0.0, 0.99, 0.002)])
+def test_the_interval_covers_the_true_difference_as_often_as_it_says(shares):
     rng = np.random.default_rng(1)
-    shares, inside = [0.10, 0.05, 0.85], 0
-    for only_a, only_b, _ in rng.multinomial(200, shares, 400):
-        low, high = paired_bootstrap(int(only_a), int(only_b), 200)
-        inside += low <= shares[0] - shares[1] <= high
-    assert 0.92 <= inside / 400 <= 0.98
-    low, high = paired_bootstrap(0, 0, 500)
-    assert low == -high
-    assert 0 < high < 0.01, "never having differed, they may still differ a little"
+    inside, only_a, only_b = 0, shares[0], shares[1]
+    for a, b, both, neither in rng.multinomial(500, shares, 1000).tolist():
+        low, high = newcombe_paired(both, a, b, neither)
+        inside += low <= only_a - only_b <= high
+    assert 0.935 <= inside / 1000 <= 0.995
+
+
+def test_an_interval_has_a_width_even_where_nothing_varies():
+    low, high = newcombe_paired(500, 0, 0, 0)
+    assert low == pytest.approx(-high)
+    assert 0 < high < 0.02, "never having differed, they may still differ a little"
+    low, high = newcombe_paired(0, 500, 0, 0)
+    assert 0.98 < low < high == 1
+    # As the test, it does not find a difference in four scenes.
+    assert newcombe_paired(496, 4, 0, 0)[0] < 0 < 0.05 < mcnemar(4, 0)
 
 
 def test_two_results_are_compared_scene_by_scene(tmp_path):
@@ -60,7 +68,7 @@ def test_two_results_are_compared_scene_by_scene(tmp_path):
     assert row.split()[1:3] == ["99.2%", "0.0%"]
     assert row.split()[-3:-1] == ["496", "0"]
     assert "On KomoPush-v0, A solves 100.0 points more than B" in done.stdout
-    assert "corrected for 4 comparisons (Holm)" in done.stdout
+    assert "its p corrected for 4 comparisons (Holm)" in done.stdout
     assert imageio.imread(picture).std() > 10
     turned = compare(RANDOM, EXPERT)
     assert "On KomoPush-v0, B solves 100.0 points more than A" in turned.stdout

@@ -70,7 +70,7 @@ def test_a_model_of_stable_baselines3_is_scored(tmp_path, options):
     env.close()
     words = ("--policy", tmp_path / "model.zip", "--trust-code", "--episodes", 1)
     result = scored(tmp_path / "run", *words)
-    assert result["policy"]["name"] == f"Stable-Baselines3 {kind.__name__}"
+    assert result["policy"]["name"] == f"Stable-Baselines3 {type(model.policy).__name__}"
     assert result["policy"]["privileged"] == (not options)
     assert result["episodes"][0]["failure"] == "timeout"
     loaded = load_policy(str(tmp_path / "model.zip"), "KomoPush-v0", trust_code=True)
@@ -117,6 +117,8 @@ def test_a_server_that_fails_fails_its_episodes_alone(tmp_path):
     script.write_text(text.replace(act, broken + act))
     with serving(script) as address:
         result = scored(tmp_path / "run", "--policy", address, "--episodes", 6)
+    rights = {episode["scene"]["target"][0] > 0 for episode in result["episodes"]}
+    assert rights == {True, False}
     for episode in result["episodes"]:
         right = episode["scene"]["target"][0] > 0
         said = "error: RemoteError: the server says: RuntimeError: to the right"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
-INPUTS = 150
+INPUTS = 60
 """Mutants of each loader. Ten thousand were tried with ``tests/hostile.py`` by itself."""
 
 

@@ -87,7 +87,7 @@ class Task(Protocol):
     @property
     def alike(self) -> tuple[int, int]:
         """How many things of one kind, in no order, ``privileged`` ends with, and with how many
-        numbers each, all of which are ``visible``; zeros for a thing that is not there.
+        numbers each: x and y first, m, and all ``visible``; zeros for a thing that is not there.
         """
         return 0, 0
 

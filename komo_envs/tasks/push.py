@@ -178,7 +178,7 @@ class Push(Task):
     @property
     def alike(self) -> tuple[int, int]:
         """The obstacles."""
-        return self._most_obstacles(), 3
+        return (self._most_obstacles(), 3) if self.obstacles else (0, 0)
 
     def sample_scene(self, rng: np.random.Generator) -> Scene:
         """Start and target, uniform over the reachable table at a distance within ``DISTANCE``.

@@ -279,7 +279,7 @@ class Shelf(Task):
     @property
     def alike(self) -> tuple[int, int]:
         """The neighbours."""
-        return self._most_neighbours(), 12
+        return (self._most_neighbours(), 12) if self.neighbours else (0, 0)
 
     def sample_scene(self, rng: np.random.Generator) -> Scene:
         """A cuboid anywhere in the compartment, uniform over what leaves the hook room."""

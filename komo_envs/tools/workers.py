@@ -107,10 +107,10 @@ class Workers(Generic[Answer]):
         for worker in started:
             worker.connection.close()  # an idle one closes its environment, and ends
             if worker.task is not None:
-                worker.process.kill()
+                _kill(worker.process.pid)
         for worker in started:
             worker.process.join(timeout=5)
-            worker.process.kill()
+            _kill(worker.process.pid)
 
     def play(self, tasks: Iterable[Task]) -> Iterator[Played[Task, Answer]]:
         """Do all of ``tasks``; yield each when it is done, in whatever order that is.
@@ -175,9 +175,7 @@ class Workers(Generic[Answer]):
         Raises:
             WorkerError: It ended before it was ready, as any other would.
         """
-        for pid in [*descendants(worker.process.pid)][::-1]:
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                os.kill(pid, signal.SIGKILL)
+        _kill(worker.process.pid)
         how = self._remove(worker)
         if not worker.ready:
             raise WorkerError(f"a worker process ended with {how} before it was ready")
@@ -209,10 +207,17 @@ def descendants(pid: int | None) -> Iterator[int]:
     if pid is None:
         return
     yield pid
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
             for child in (task / "children").read_text().split():
                 yield from descendants(int(child))
+
+
+def _kill(pid: int | None) -> None:
+    """Kill a process, which then starts no more, and all that it has started."""
+    for each in [*descendants(pid)]:
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            os.kill(each, signal.SIGKILL)
 
 
 def memory_of(pid: int | None) -> int:
