@@ -83,9 +83,8 @@ class Training:
     """The longest the gradient may be."""
     ema: float = 0.999
     """How much of the averaged weights, which act, stays at each step."""
-    estimate_weight: float = 10.0
-    """Of the loss of the estimate, next to that of the actions: what an encoder sees is taught by
-    the former, which has less noise."""
+    estimate_weight: float = 1.0
+    """Of the loss of the estimate, next to that of the actions."""
     shift: int
     """Pixels by which images are shifted at most."""
     colour: float

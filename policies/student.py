@@ -25,8 +25,6 @@ HEADS: dict[str, Callable[..., Head]] = {
     "diffusion": DiffusionHead,
     "act": ActHead,
 }
-POSITION_WEIGHT = 5.0
-"""Of the object's position in the loss of an estimate."""
 NEAR = 0.01
 """m: directions between points that are nearer than this fade to nothing."""
 
@@ -154,12 +152,12 @@ class Student(nn.Module):
     def estimate_loss(self, estimate: Estimate, state: Tensor) -> Tensor:
         """Mean error of estimates of states (B, K), in standard deviations or what is like them.
 
-        The object's position counts most, as all that is done depends on it: a picture with much to
-        tell would else tell of it last, and least well.
+        The object's position, the rest of what is known of it, and the things around count the
+        same: a picture with much to tell would else tell of the object last.
         """
         error = (estimate.own - self.state_scale(state)[:, : self.known]).abs()
         position = self.layout.position
-        parts = [POSITION_WEIGHT * error[:, :position], error[:, position:]]
+        parts = [error[:, :position], error[:, position:]]
         losses = [part.mean() for part in parts if part.numel()]
         truth = self.chart(state)
         if truth is not None and estimate.chart is not None:
