@@ -77,8 +77,11 @@ def submit(arguments: Arguments) -> Path:
     entry = entry_of(arguments, result)
     scratch, old = (arguments.results / f".{arguments.name}.{part}" for part in ("new", "old"))
     try:
-        for left in (scratch, old):  # by one that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        # What one that was killed may have left.
+        shutil.rmtree(scratch, ignore_errors=True)
+        if old.exists() and not row.exists():
+            old.rename(row)
+        shutil.rmtree(old, ignore_errors=True)
         scratch.mkdir(parents=True)
         shutil.copyfile(arguments.result, scratch / RESULT)
         save_record(entry, scratch / ENTRY)
@@ -86,9 +89,9 @@ def submit(arguments: Arguments) -> Path:
         if row.exists():  # a row is replaced as a whole: what was verified was another result
             row.rename(old)
         scratch.rename(row)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     write_text(arguments.board, leaderboard(arguments.results))
     return row
 

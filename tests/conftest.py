@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from komo_envs.suite import ENVS
+
 PROJECT = Path(__file__).parents[1]
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -43,3 +45,19 @@ def run_python(tmp_path: Path) -> RunPython:
         )
 
     return run
+
+
+def run_module(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command of the benchmark in the project's folder."""
+    command = [sys.executable, "-m", f"benchmark.{module}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
+
+
+@pytest.fixture(scope="session")
+def result_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of four episodes of the zero policy in each of two environments."""
+    folder = tmp_path_factory.mktemp("zero")
+    arguments = ("--policy", "zero", "--env", *ENVS[:2], "--episodes", 4)
+    done = run_module("run", *arguments, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "result.json"

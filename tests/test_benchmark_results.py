@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import socket
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from conftest import run_module
 
 from benchmark.protocol import choose_seeds, split_of
 from benchmark.result import Episode, load_result, save_result, score
@@ -19,21 +18,6 @@ from komo_envs.tools.provenance import commit
 from komo_envs.tools.stats import wilson
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def run_module(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"benchmark.{module}", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-
-
-@pytest.fixture(scope="module")
-def result_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The result of four episodes of the zero policy in each of two environments."""
-    folder = tmp_path_factory.mktemp("zero")
-    arguments = ("--policy", "zero", "--env", *ENVS[:2], "--episodes", 4)
-    done = run_module("run", *arguments, "--out", folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "result.json"
 
 
 def test_wilson_intervals_are_the_published_ones():

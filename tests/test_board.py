@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import run_module
 
 from benchmark.leaderboard import leaderboard
 from benchmark.result import Result, load_result, save_result, score
@@ -19,21 +20,6 @@ from benchmark.submit import submit
 from komo_envs.suite import ENVS, PAPER_ENVS, TEST
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def run_module(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"benchmark.{module}", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-
-
-@pytest.fixture(scope="module")
-def result_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The result of four episodes of the zero policy in each of two environments."""
-    folder = tmp_path_factory.mktemp("zero")
-    arguments = ("--policy", "zero", "--env", *ENVS[:2], "--episodes", 4)
-    done = run_module("run", *arguments, "--out", folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "result.json"
 
 
 SUBMITTED = ("--name", "nil", "--authors", "Ada Lovelace", "B. Pascal", "--data", "none")
