@@ -1,15 +1,18 @@
-"""Rolling an env out, comparing what it observes bit for bit, and watching processes."""
+"""Rolling an env out, comparing what it observes bit for bit, watching processes, small disks."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 
 import komo_envs  # noqa: F401 - registers the ids
 
@@ -63,3 +66,21 @@ def workers_of(pid: int) -> list[int]:
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(int(child))
     return found
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own at ``folder``, with room for ``size``: ``"256k"``."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system takes root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    """Change a mounted file system: ``"ro"``, ``"size=1m"``."""
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)

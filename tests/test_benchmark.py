@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -19,7 +20,8 @@ import gymnasium as gym
 import imageio.v3 as imageio
 import numpy as np
 import pytest
-from common import wait_for, workers_of
+from common import remount, small_disk, wait_for, workers_of
+from faults import disturbed
 
 from benchmark import rollout
 from benchmark.episode_log import EpisodeLog
@@ -221,6 +223,33 @@ def test_a_worker_that_dies_is_replaced(undisturbed, tmp_path):
     assert read(tmp_path)["workers_replaced"] == 1
     assert read(tmp_path)["episodes"] == read(undisturbed)["episodes"]
     assert read(undisturbed)["workers_replaced"] == 0
+
+
+def test_kills_at_random_moments_change_nothing(undisturbed, tmp_path):
+    run_of_two = command(*EXPERT, "--workers", 2, "--out", tmp_path)
+    assert disturbed(run_of_two, 3, random.Random(0)).total() == 3
+    assert read(tmp_path)["episodes"] == read(undisturbed)["episodes"]
+
+
+def test_a_full_or_read_only_disk_loses_nothing_that_was_finished(undisturbed, tmp_path):
+    more = (*EXPERT[:-1], EPISODES + 4, "--workers", 1)
+    with small_disk(tmp_path / "disk", "4k") as disk:
+        full = run(*more, "--out", disk)
+        kept = log_lines(disk)[: len(log_lines(disk)) - 1]  # the last one is not whole
+        remount(disk, "ro")
+        read_only = run(*more, "--out", disk)
+        remount(disk, "rw,size=1m")
+        again = run(*more, "--out", disk)
+        assert again.returncode == 0, again.stderr
+        assert log_lines(disk)[: len(kept)] == kept
+        assert read(disk)["episodes"][:EPISODES] == read(undisturbed)["episodes"]
+    assert 1 < len(kept) < EPISODES + 4
+    assert full.returncode == 1
+    assert "Traceback" not in full.stderr
+    said = full.stderr.splitlines()[-1]
+    assert f"No space left on device; {len(kept) - 1} finished episodes are kept" in said
+    assert (read_only.returncode, read_only.stderr.count("\n")) == (2, 1)
+    assert "cannot be written to: Read-only file system" in read_only.stderr
 
 
 def test_an_episode_that_kills_every_worker_fails_and_the_run_ends(tmp_path):

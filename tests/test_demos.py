@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import h5py
 import imageio.v3 as imageio
 import numpy as np
 import pytest
-from common import wait_for, workers_of
+from common import remount, small_disk, wait_for, workers_of
 from conftest import PROJECT
 
 from experts import make_expert
@@ -161,38 +160,26 @@ def test_interrupted_it_says_how_to_go_on(tmp_path: Path, push: Path) -> None:
     assert sha256(out) == sha256(push)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a file system takes root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_a_full_disk_is_one_clear_error_and_loses_nothing(small_disk: Path, push: Path) -> None:
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path: Path, push: Path) -> None:
     arguments = ("--env", "KomoPush-v0", "--episodes", 8, *SMALL, "--workers", 1)
-    out = small_disk / "push.h5"
-    done = run("collect", *arguments, "--out", out)
-    assert done.returncode == 1
-    said = done.stderr.splitlines()[-1]
-    assert said.startswith("experts.collect: stopped: seed ")
-    assert "No space left on device" in said
-    assert "Traceback" not in done.stderr
-    assert not out.exists()
-    kept = list((small_disk / "push.h5.parts").glob("[0-9]*.h5"))
-    assert kept
-    for part in kept:
-        with h5py.File(part) as file:
-            assert file["demo"].attrs["num_samples"] > 10
-    bigger = ["mount", "-o", "remount,size=64m", str(small_disk)]
-    subprocess.run(bigger, check=True)
-    done = run("collect", *arguments, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert sha256(out) == sha256(push)
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        out = disk / "push.h5"
+        done = run("collect", *arguments, "--out", out)
+        assert done.returncode == 1
+        said = done.stderr.splitlines()[-1]
+        assert said.startswith("experts.collect: stopped: seed ")
+        assert "No space left on device" in said
+        assert "Traceback" not in done.stderr
+        assert not out.exists()
+        kept = list((disk / "push.h5.parts").glob("[0-9]*.h5"))
+        assert kept
+        for part in kept:
+            with h5py.File(part) as file:
+                assert file["demo"].attrs["num_samples"] > 10
+        remount(disk, "size=64m")
+        done = run("collect", *arguments, "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert sha256(out) == sha256(push)
 
 
 def test_a_finished_file_is_left_as_it_is(push: Path) -> None:

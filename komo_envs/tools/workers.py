@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 ATTEMPTS = 3
-"""A task on which so many workers have died is given up."""
+"""A task on which so many workers have died is given up; and all, if so many in a row do not even
+start."""
 
 
 CHECK_SECONDS = 0.5
@@ -98,6 +99,8 @@ class Workers(Generic[Answer]):
         self._limits = limits
         self._count = count
         self._workers: list[_Worker] = []
+        self._failed_starts = 0
+        """How many workers in a row have ended before they were ready."""
 
     def __enter__(self) -> Workers[Answer]:
         return self
@@ -144,7 +147,7 @@ class Workers(Generic[Answer]):
                     answer = worker.connection.recv()
                 except (EOFError, OSError):
                     how = self._replace(worker)
-                    deaths[task] += 1
+                    deaths[task] += worker.ready  # else the task had not begun
                     if deaths[task] < ATTEMPTS:
                         waiting.appendleft(task)
                         continue
@@ -152,6 +155,7 @@ class Workers(Generic[Answer]):
                     why = f"{ATTEMPTS} worker processes died, the last one with {how}"
                 if answer == READY:
                     worker.ready, worker.since = True, time.monotonic()
+                    self._failed_starts = 0
                     continue
                 worker.task = None
                 if isinstance(answer, WorkerError):
@@ -173,11 +177,12 @@ class Workers(Generic[Answer]):
         """Put a new worker in the place of one that died or is to die, and tell how it ended.
 
         Raises:
-            WorkerError: It ended before it was ready, as any other would.
+            WorkerError: So many in a row ended before they were ready that any other would.
         """
         _kill(worker.process.pid)
         how = self._remove(worker)
-        if not worker.ready:
+        self._failed_starts += not worker.ready
+        if self._failed_starts == ATTEMPTS:
             raise WorkerError(f"a worker process ended with {how} before it was ready")
         self._start()
         return how
