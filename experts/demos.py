@@ -42,7 +42,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from komo_envs.ids import find_spec
+from komo_envs.ids import check_module, find_spec
 from komo_envs.suite import SUITE
 from komo_envs.tasks import Scene
 from komo_envs.worlds import WorldState
@@ -274,13 +274,18 @@ def _check_size(name: str, item: Any) -> None:
 class DemoFile:
     """A file of demonstrations, open for reading. A context; ``file[i]`` is a ``Demo``.
 
+    Args:
+        path: Of the file.
+        trust_code: Whether the module of its env may be imported, if it names one.
+
     Raises:
         ValueError: It is no such file, or one of another version of the format.
         OSError: It cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, trust_code: bool = False) -> None:
         self.path = path
+        self._trust_code = trust_code
         if not path.is_file():
             raise ValueError(f"{path}: expected a file of demonstrations; there is none")
         path.open("rb").close()  # names the reason if it may not be read
@@ -311,6 +316,8 @@ class DemoFile:
             *recipe
         }:
             raise ValueError(f"env_args or recipe: {known}, {sorted(recipe)}: not as collected")
+        if "task" in options:  # it would be imported too
+            raise ValueError("env_kwargs: 'task': expected the options of an env, not its task")
 
     def __enter__(self) -> DemoFile:
         return self
@@ -372,8 +379,13 @@ class DemoFile:
         """The env that they were collected in, or that with other options.
 
         Raises:
-            ValueError: There is no such env, or it has no such options.
+            ValueError: There is no such env, or it has no such options, or its module is not
+                trusted.
         """
+        try:
+            check_module(self.env_id, self._trust_code)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
         find_spec(self.env_id)  # imports the module of a task from elsewhere
         kwargs = {**self.env_args["env_kwargs"], **options}
         try:

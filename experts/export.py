@@ -42,6 +42,9 @@ class Arguments:
     """Whose format."""
     control_mode: Literal["joint", "ee", "ee_delta"] | None = None
     """Which of the recorded actions; those that were acted in if not given."""
+    trust_code: bool = False
+    """Whether the file may name a module that is imported, which runs its code: an
+    environment of the kind module:Id."""
 
 
 def main() -> None:
@@ -70,7 +73,7 @@ def export(arguments: Arguments) -> str:
         OSError: It cannot be written.
     """
     out = arguments.out
-    with DemoFile(arguments.file) as file:
+    with DemoFile(arguments.file, arguments.trust_code) as file:
         mode = arguments.control_mode or file.control_mode
         if arguments.to == "minari" and file.perturbed and mode != file.control_mode:
             raise ValueError(

@@ -53,6 +53,9 @@ class Arguments:
     """Draw soft shadows."""
     demo: int | None = None
     """Which one the video shows; the first if not given."""
+    trust_code: bool = False
+    """Whether the file may name a module that is imported, which runs its code: an
+    environment of the kind module:Id."""
 
 
 def main() -> None:
@@ -60,7 +63,7 @@ def main() -> None:
     arguments = parse(Arguments, MODULE)
     try:
         check(arguments)
-        with DemoFile(arguments.file) as file:
+        with DemoFile(arguments.file, arguments.trust_code) as file:
             draw = draw_file if arguments.out.suffix == ".h5" else draw_video
             draw(file, arguments)
     except (ValueError, IndexError) as error:

@@ -43,6 +43,9 @@ class Arguments:
     """How many, the first ones; all if not given."""
     workers: int | None = None
     """Processes that play; as many as there are cores if not given."""
+    trust_code: bool = False
+    """Whether the file may name a module that is imported, which runs its code: an
+    environment of the kind module:Id."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def main() -> None:
     """The command."""
     arguments = parse(Arguments, MODULE)
     try:
-        with DemoFile(arguments.file) as file:
+        with DemoFile(arguments.file, arguments.trust_code) as file:
+            file.make_env().close()
             there, others = len(file), other_versions(file)
             mode = None if file.perturbed else file.control_mode
         episodes = there if arguments.episodes is None else arguments.episodes
@@ -73,7 +77,7 @@ def main() -> None:
         if arguments.workers is not None and arguments.workers < 1:
             raise ValueError(f"--workers {arguments.workers}: expected 1 or more")
         workers = min(arguments.workers or provenance.usable_cores(), episodes)
-        comparisons = play(arguments.file, episodes, workers)
+        comparisons = play(arguments.file, episodes, workers, arguments.trust_code)
     except ValueError as error:
         fail(MODULE, error)
     except KeyboardInterrupt:
@@ -94,14 +98,14 @@ def other_versions(file: DemoFile) -> str:
     return ", ".join(f"{name} {value}" for name, value in there.items() if here.get(name) != value)
 
 
-def play(path: Path, episodes: int, workers: int) -> list[Comparison]:
+def play(path: Path, episodes: int, workers: int, trust_code: bool) -> list[Comparison]:
     """Play the first demonstrations of a file again.
 
     Raises:
         WorkerError: A worker cannot go on.
     """
     comparisons = []
-    with Workers(workers, partial(Replayer, path)) as pool:
+    with Workers(workers, partial(Replayer, path, trust_code)) as pool:
         tasks = [Job(index) for index in range(episodes)]
         console = Console(stderr=True)
         hidden = not sys.stderr.isatty()
@@ -127,8 +131,8 @@ class Job(NamedTuple):
 class Replayer:
     """Plays demonstrations of a file again."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = DemoFile(path)
+    def __init__(self, path: Path, trust_code: bool) -> None:
+        self._file = DemoFile(path, trust_code)
         self._env = self._file.make_env()
 
     def play(self, index: int) -> Comparison:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
@@ -40,6 +41,20 @@ def find_spec(env_id: str) -> EnvSpec:
             "one that another module registers is named module:Id"
         )
     return gym.registry[name]
+
+
+def check_module(env_id: str, trust_code: bool) -> None:
+    """Refuse an id that was read from a file and names a module that nobody else has imported.
+
+    Raises:
+        ValueError: It does, and code is not trusted.
+    """
+    module = env_id.rpartition(":")[0]
+    if module and module not in sys.modules and not trust_code:
+        raise ValueError(
+            f"is of {env_id}, which would import the module {module!r} and run its code; "
+            "say --trust-code if you trust it"
+        )
 
 
 def komo_ids() -> list[str]:

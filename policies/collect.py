@@ -15,6 +15,7 @@ from experts.collect import PartRecorder, Parts, check_output, produce
 from experts.demos import Demo
 from experts.recorder import Recipe, Recorder
 from komo_envs.env import KomoEnv
+from komo_envs.ids import check_module
 from komo_envs.suite import TRAIN
 from komo_envs.tools.cli import fail, parse
 from policies.acting import load_student
@@ -45,6 +46,9 @@ class Arguments:
     """Of the training seeds: others than those that the student learned from."""
     workers: int | None = None
     """Processes that collect; as many as there are cores if not given. They change nothing else."""
+    trust_code: bool = False
+    """Whether the student may name a module that is imported, which runs its code: an
+    environment of the kind module:Id."""
 
 
 def main() -> None:
@@ -62,6 +66,10 @@ def main() -> None:
                 f"{TRAIN.stop - 1}; {len(seeds)} episodes would take those up to {seeds.stop - 1}"
             )
         card = read_card(arguments.policy)
+        try:
+            check_module(card.layout.env_id, arguments.trust_code)
+        except ValueError as error:
+            raise ValueError(f"--policy {arguments.policy}: {error}") from error
         recipe = recipe_of(card)
         recorder = HandoverRecorder(recipe, arguments.policy)
         recorder.close()

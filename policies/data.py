@@ -109,12 +109,15 @@ class Frames:
         return len(self.agent_pos)
 
 
-def open_layout(paths: Sequence[Path], control_mode: str | None) -> Layout:
+def open_layout(
+    paths: Sequence[Path], control_mode: str | None, trust_code: bool = False
+) -> Layout:
     """The layout that the demonstrations of all files share.
 
     Args:
         paths: Of the files.
         control_mode: Of the student; that which they were collected in if None.
+        trust_code: Whether the module of their env may be imported, if they name one.
 
     Raises:
         ValueError: They are of several envs or of other images, or cannot be read.
@@ -122,7 +125,7 @@ def open_layout(paths: Sequence[Path], control_mode: str | None) -> Layout:
     options = {} if control_mode is None else {"control_mode": control_mode}
     layouts = []
     for path in paths:
-        with DemoFile(path) as file:
+        with DemoFile(path, trust_code) as file:
             env = file.make_env(obs_mode="state", **options)
             assert isinstance(env.unwrapped, KomoEnv)
             try:

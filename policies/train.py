@@ -92,6 +92,9 @@ class Arguments:
     that solve most of them are kept."""
     device: str = "cpu"
     """Of PyTorch: cpu, cuda."""
+    trust_code: bool = False
+    """Whether a file may name a module that is imported, which runs its code: an
+    environment of the kind module:Id."""
 
 
 LOOKS = (0.6, 0.7, 0.8, 0.9, 1.0)
@@ -175,7 +178,7 @@ def prepare(arguments: Arguments) -> list[Job]:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {arguments.device}: {str(error).splitlines()[0]}") from None
     architecture, training = configure(arguments)
-    layout = open_layout(arguments.demos, arguments.control_mode)
+    layout = open_layout(arguments.demos, arguments.control_mode, arguments.trust_code)
     shares(arguments.demos, arguments.episodes)  # refuses more than there are
     jobs = [
         Job(

@@ -82,13 +82,18 @@ def test_the_harness_scores_it(folder: Path) -> None:
     assert random.returncode == 0, random.stderr
     assert f"{ENV}: 2 x timeout" in random.stdout
 
-    # Its demonstrations are collected and replayed like any others.
-    words = ("-m", "experts.collect", "--env", ENV, "--episodes", "2", "--out", "demos.h5")
-    for command in (words, ("-m", "experts.replay", "demos.h5")):
-        done = subprocess.run(
-            [sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    # Its demonstrations are collected and replayed like any others, if its code may run.
+    def experts(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", *words]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+    done = experts("experts.collect", "--env", ENV, "--episodes", "2", "--out", "demos.h5")
+    assert done.returncode == 0, done.stderr
+    done = experts("experts.replay", "demos.h5")
+    assert done.returncode == 2
+    assert "demos.h5: is of nudge:Nudge-v0, which would import the module 'nudge'" in done.stderr
+    done = experts("experts.replay", "demos.h5", "--trust-code")
+    assert done.returncode == 0, done.stderr
     assert "2 of 2 demonstrations come out the same" in done.stdout
 
     # An interrupted run goes on, unless the task has changed.
