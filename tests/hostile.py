@@ -29,6 +29,7 @@ from benchmark.result import load_result
 from experts.demos import DemoFile
 from policies import remote
 from policies.checkpoint import load_checkpoint
+from policies.onnx import OnnxStudent
 
 SECONDS, BYTES = 10.0, 3 * 2**30
 """What one input may take, and what the process may take beyond what it has at the start."""
@@ -162,6 +163,7 @@ LOADERS: dict[str, tuple[Mutate, Load, type[Exception]]] = {
     "result": (mutate_file, lambda folder: load_result(folder / "result.json"), ValueError),
     "row": (mutate_file, load_row, ValueError),
     "checkpoint": (mutate_file, load_checkpoint, ValueError),
+    "onnx": (mutate_file, lambda folder: OnnxStudent(folder / "student.onnx"), ValueError),
     "demos": (mutate_file, load_demos, ValueError),
     "message": (mutate_message, load_message, remote.RemoteError),
 }

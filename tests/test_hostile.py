@@ -45,6 +45,9 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "checkpoint").mkdir()
     for name in ("policy.json", "model.safetensors"):
         (folder / "students" / "seed0" / name).rename(folder / "checkpoint" / name)
+    (folder / "onnx").mkdir()
+    words = (folder / "checkpoint", "--out", folder / "onnx" / "student.onnx")
+    assert run("-m", "policies.onnx", *words).returncode == 0
     (folder / "message").mkdir()
     said = {"type": "hello", "version": 1, "name": "x", "sha256": "0" * 64, "privileged": False}
     said |= {"env_options": {"obs_mode": "rgb"}, "action": {"dtype": "float32", "shape": [2, 3]}}
@@ -52,7 +55,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("loader", ["result", "row", "checkpoint", "demos", "message"])
+@pytest.mark.parametrize("loader", ["result", "row", "checkpoint", "onnx", "demos", "message"])
 def test_mutants_are_refused_cleanly(loader, good):
     done = run("tests/hostile.py", loader, good / loader, INPUTS)
     assert done.returncode == 0, done.stderr
