@@ -46,7 +46,7 @@ def env_options(student: Network) -> dict[str, Any]:
     return {
         "obs_mode": "state" if privileged else architecture.modality,
         "control_mode": layout.control_mode,
-        "cameras": (layout.camera,),
+        "cameras": layout.cameras,
         "image_size": layout.image_size,
     }
 
@@ -159,9 +159,12 @@ class StudentPolicy:
                 "goal": obs["desired_goal"][..., :-1],
             }
         else:
-            modality = self.student.architecture.modality
+            modality, cameras = self.student.architecture.modality, self.student.layout.cameras
+            images = obs[IMAGES[modality]]
+            if len(cameras) > 1:
+                images = np.concatenate([images[camera] for camera in cameras], -2)
             parts = {
-                "seen": obs[IMAGES[modality]],
+                "seen": images,
                 "agent_pos": obs["agent_pos"],
                 "goal": obs["goal"],
             }
@@ -169,7 +172,9 @@ class StudentPolicy:
                 parts["seen"] = np.round(parts["seen"] * 1000.0).astype(np.float32) / 1000.0
         parts = {key: np.asarray(part)[None] if single else part for key, part in parts.items()}
         if self._backbone is not None:
-            parts["seen"] = self._backbone.features(torch.from_numpy(parts["seen"])).numpy()
+            views = np.split(parts["seen"], len(self.student.layout.cameras), 2)
+            features = [self._backbone.features(torch.from_numpy(view)) for view in views]
+            parts["seen"] = torch.cat(features, 1).numpy()
         return parts
 
     def _remember(self, now: Arrays, memory: Memory | None, start: NDArray[np.bool_]) -> Memory:

@@ -92,7 +92,7 @@ def recipe_of(card: Card) -> Recipe:
         env=layout.env_id,
         control_mode=layout.control_mode,
         image_size=layout.image_size,
-        cameras=(layout.camera,),
+        cameras=layout.cameras,
     )
 
 

@@ -32,7 +32,10 @@ class Layout:
 
     env_id: str
     control_mode: str
-    camera: str
+    cameras: tuple[str, ...]
+    """Whose pictures are seen, side by side."""
+    carried: bool
+    """Whether the robot carries one of them, so that what it sees depends on where it is."""
     image_size: int
     action_size: int
     command: tuple[int, int]
@@ -54,14 +57,11 @@ class Layout:
 
 
 def layout_of(env: KomoEnv, env_id: str) -> Layout:
-    """The layout of an env of one camera and of square images.
+    """The layout of an env of square images.
 
     Raises:
-        ValueError: It has several cameras, or images of another shape.
+        ValueError: It has images of another shape.
     """
-    if len(env.cameras) != 1:
-        names = [camera.name for camera in env.cameras]
-        raise ValueError(f"cameras: {names}; a student sees through one")
     height, width = env.image_size
     if height != width:
         raise ValueError(f"image_size: {(height, width)}; expected a square")
@@ -71,7 +71,8 @@ def layout_of(env: KomoEnv, env_id: str) -> Layout:
     return Layout(
         env_id=env_id,
         control_mode=env.control_mode,
-        camera=env.cameras[0].name,
+        cameras=tuple(camera.name for camera in env.cameras),
+        carried=any(camera.parent is not None for camera in env.cameras),
         image_size=height,
         action_size=action_size[env.control_mode],
         command=command[env.control_mode],
@@ -87,8 +88,8 @@ class Frames:
     """The moments of all demonstrations, one after another: N of them."""
 
     images: NDArray[Any] | None
-    """uint8 (N, H, W, 3), uint16 (N, H, W, 1) in mm, or DINOv2's features (N, F), float32; None for
-    a student of states."""
+    """uint8 (N, H, W, 3), uint16 (N, H, W, 1) in mm, the pictures of all cameras side by side; or
+    DINOv2's features (N, F), float32; None for a student of states."""
     agent_pos: Floats
     """(N, P)"""
     goal: Floats
@@ -193,7 +194,8 @@ def load_frames(
             mask = mask_of(layout, privileged=modality is None)
             features: list[Floats] = []
             if backbone is not None:
-                every = cached_features(path, names[layout.camera], backbone)
+                views = [cached_features(path, name, backbone) for name in names.values()]
+                every = np.concatenate(views, 1)
                 ends = np.cumsum([file.group(i).attrs["num_samples"] for i in range(len(file))])
                 features = np.split(every, ends[:-1])
             for index in range(share):
@@ -208,7 +210,8 @@ def load_frames(
                 if backbone is not None:
                     parts["images"].append(features[index][begin:])
                 elif modality:
-                    parts["images"].append(group["obs"][names[layout.camera]][begin:])
+                    views = [group["obs"][name][begin:] for name in names.values()]
+                    parts["images"].append(np.concatenate(views, 2))
                 parts["agent_pos"].append(obs["agent_pos"])
                 parts["goal"].append(obs["goal"])
                 parts["state"].append(privileged(obs, mask))
@@ -219,11 +222,22 @@ def load_frames(
                 start += length
     if not start:
         raise ValueError(f"--demos {', '.join(map(str, paths))}: none succeeds")
-    arrays: dict[str, Any] = {name: np.concatenate(part) for name, part in parts.items() if part}
+    arrays: dict[str, Any] = {name: _joined(part) for name, part in parts.items() if part}
     for name in ("agent_pos", "goal", "state", "actions"):
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"--demos {', '.join(map(str, paths))}: {name}: not all are finite")
     return Frames(**{"images": None, **arrays})
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """Arrays one after another. The list is emptied on the way: images fill much of a memory."""
+    joined = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    end = len(joined)
+    while parts:
+        part = parts.pop()
+        joined[end - len(part) : end] = part
+        end -= len(part)
+    return joined
 
 
 def mask_of(layout: Layout, privileged: bool) -> tuple[bool, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -63,6 +64,25 @@ class ResNet18(nn.Module):
         if self.readout == "softmax":
             return places
         return torch.cat([places, self.cells(finer).float()], 1)
+
+
+class SideBySide(nn.Module):
+    """One encoder for each camera, whose pictures are side by side.
+
+    Args:
+        encoders: Of the pictures, from left to right, all of the same width.
+    """
+
+    def __init__(self, encoders: Sequence[ResNet18]) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList(encoders)
+        self.out_features = sum(encoder.out_features for encoder in encoders)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, out_features) of pictures (B, C, H, V W) of V cameras."""
+        views = images.chunk(len(self.encoders), 3)
+        features = [encoder(view) for encoder, view in zip(self.encoders, views, strict=True)]
+        return torch.cat(features, 1)
 
 
 class _Block(nn.Module):

@@ -98,7 +98,8 @@ def _random_inputs(student: Student, count: int) -> tuple[Tensor, ...]:
     sizes = [len(scale.mean) for scale in (student.state_scale, student.agent_pos_scale)]
     sizes.append(len(student.goal_scale.mean))
     state, agent_pos, goal = (torch.randn(count, a.context, size) for size in sizes)
-    pixels = (count, a.context, layout.image_size, layout.image_size)
+    width = layout.image_size * len(layout.cameras)
+    pixels = (count, a.context, layout.image_size, width)
     seen = {
         "rgb": torch.randint(256, (*pixels, 3), dtype=torch.uint8),
         "depth": torch.rand(*pixels, 1),

@@ -16,7 +16,7 @@ from policies import surroundings
 from policies.config import Architecture
 from policies.data import Layout, Scale, Scales
 from policies.diffusion import DiffusionHead
-from policies.encoders import ResNet18, StateEncoder
+from policies.encoders import ResNet18, SideBySide, StateEncoder
 from policies.heads import ActHead, TransformerHead
 
 Head = TransformerHead | DiffusionHead | ActHead
@@ -79,17 +79,20 @@ class Student(nn.Module):
             features = a.width
         elif a.encoder == "dinov2":
             self.encoder = nn.Identity()  # what the frozen backbone says is computed ahead
-            features = a.backbone_size
+            features = a.backbone_size * len(layout.cameras)
         else:
             channels = 3 if a.modality == "rgb" else 1
-            resnet = ResNet18(channels, a.encoder_width, a.readout)
-            self.encoder, features = resnet, resnet.out_features
+            eyes = [ResNet18(channels, a.encoder_width, a.readout) for _ in layout.cameras]
+            encoder = eyes[0] if len(eyes) == 1 else SideBySide(eyes)
+            self.encoder, features = encoder, encoder.out_features
         count, numbers = layout.alike
         self.known = size - count * numbers
         """How many numbers of a state are about the object; the others are about things around."""
         if a.estimate and a.encoder != "state":
+            # What a camera sees that the robot carries depends on where it is.
+            informed = features + (len(scales.agent_pos.mean) if layout.carried else 0)
             self.estimator = nn.Sequential(
-                nn.Linear(features, a.width), nn.GELU(), nn.Linear(a.width, self.known)
+                nn.Linear(informed, a.width), nn.GELU(), nn.Linear(a.width, self.known)
             )
             self.surveyor = nn.Linear(features, surroundings.CELLS**2) if count else None
             features += self.known
@@ -111,8 +114,9 @@ class Student(nn.Module):
         """Each moment as a token.
 
         Args:
-            seen: Images (B, H, W, 3) uint8, or (B, H, W, 1) in m, or (B, F), the features that
-                DINOv2 has found in them; states (B, K) for a student of those.
+            seen: Images (B, H, W, 3) uint8, or (B, H, W, 1) in m, those of all cameras side by
+                side, or (B, F), the features that DINOv2 has found in them; states (B, K) for a
+                student of those.
             agent_pos: (B, P)
             goal: (B, G)
 
@@ -129,7 +133,8 @@ class Student(nn.Module):
                 features = self.encoder(self._normalised(seen)).float()
         parts = [features, self.agent_pos_scale(agent_pos), self.goal_scale(goal)]
         if self.architecture.estimate and obj is None:
-            estimate = Estimate(self.estimator(features), None)
+            informed = torch.cat(parts[:2], 1) if self.layout.carried else features
+            estimate = Estimate(self.estimator(informed), None)
             if self.surveyor is not None:
                 logits = self.surveyor(features).unflatten(1, 2 * (surroundings.CELLS,))
                 estimate, chart = Estimate(estimate.own, logits), logits.detach().sigmoid()

@@ -97,7 +97,7 @@ class Arguments:
     environment of the kind module:Id."""
 
 
-LOOKS = (0.6, 0.7, 0.8, 0.9, 1.0)
+LOOKS = (0.8, 0.9, 1.0)
 """Shares of the steps after which the averaged weights play on validation seeds."""
 SAVE_SECONDS = 60
 """Between two states on disk: what a kill costs at most."""

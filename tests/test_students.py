@@ -46,14 +46,15 @@ def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def demos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Some demonstrations of each task, with small pictures."""
+    """Some demonstrations of each task, with small pictures; of the shelf by two cameras."""
     folder = tmp_path_factory.mktemp("demos")
     files = {}
-    for name, env_id in (("push", "KomoPush-v0"), ("shelf", "KomoShelfHard-v0")):
+    tasks = {"push": ("KomoPush-v0", "front"), "shelf": ("KomoShelfHard-v0", "front", "wrist")}
+    for name, (env_id, *cameras) in tasks.items():
         files[name] = folder / f"{name}.h5"
         done = run(
             *("experts.collect", "--env", env_id, "--episodes", 4, "--image-size", 32),
-            *("--out", files[name]),
+            *("--cameras", *cameras, "--out", files[name]),
         )
         assert done.returncode == 0, done.stderr
     return files
@@ -398,14 +399,15 @@ def test_a_shipped_student_does_as_its_card_says(folder):
 
 
 def test_onnx_gives_the_same_actions(demos, tmp_path):
-    words = ("--demos", demos["push"], "--head", "diffusion", "--modality", "depth", *TINY)
+    env_id = "KomoShelfHard-v0"  # of two cameras, and with things around that are mapped
+    words = ("--demos", demos["shelf"], "--head", "diffusion", "--modality", "depth", *TINY)
     assert run("policies.train", *words, "--out", tmp_path).returncode == 0
     folder, file = tmp_path / "seed0", tmp_path / "student.onnx"
     break_card(folder, architecture__sampling_steps=2)  # each is a network of its own in the file
     done = run("policies.onnx", folder, "--out", file)
     assert done.returncode == 0, done.stderr
-    ours, theirs = (load_student(path, "KomoPush-v0") for path in (folder, file))
-    env = gym.make("KomoPush-v0", **theirs.env_options)
+    ours, theirs = (load_student(path, env_id) for path in (folder, file))
+    env = gym.make(env_id, **theirs.env_options)
     observation, _ = env.reset(seed=0)
     states = (None, None)
     for _ in range(5):
@@ -414,10 +416,10 @@ def test_onnx_gives_the_same_actions(demos, tmp_path):
         states = tuple(state for _, state in actions)
         observation, *_ = env.step(actions[1][0])
     env.close()
-    done = run("benchmark.run", "--policy", file, "--env", "KomoPush-v0", "--episodes", 1)
+    done = run("benchmark.run", "--policy", file, "--env", env_id, "--episodes", 1)
     assert done.returncode == 0, done.stderr
     file.write_bytes(file.read_bytes()[:1000])
-    done = run("benchmark.run", "--policy", file, "--env", "KomoPush-v0", "--episodes", 1)
+    done = run("benchmark.run", "--policy", file, "--env", env_id, "--episodes", 1)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "is no ONNX file" in done.stderr
