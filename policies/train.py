@@ -190,7 +190,7 @@ def prepare(arguments: Arguments) -> list[Job]:
             seed,
             arguments.validation,
             arguments.device,
-            _name(arguments, seed),
+            _name(arguments, layout.cameras, seed),
             arguments.out / f"seed{seed}",
         )
         for seed in arguments.seeds
@@ -220,8 +220,10 @@ def configure(arguments: Arguments) -> tuple[Architecture, Training]:
     return make(arguments.preset, **options)
 
 
-def _name(arguments: Arguments, seed: int) -> str:
+def _name(arguments: Arguments, cameras: tuple[str, ...], seed: int) -> str:
     images = "" if arguments.encoder == "state" else f" {arguments.modality}"
+    if images and cameras != ("front",):
+        images += f" {' and '.join(cameras)}"
     made_of = f"{arguments.encoder}{images}, {arguments.head}, {arguments.preset}"
     return f"{made_of}, seed {seed}"
 
