@@ -265,10 +265,20 @@ def reading(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: is damaged: {type(error).__name__}: {error}") from error
 
 
-def _check_size(name: str, item: Any) -> None:
-    """Refuse an array that claims to be larger than memory should ever have to hold."""
-    if isinstance(item, h5py.Dataset) and item.nbytes > MOST_BYTES:
-        raise ValueError(f"{name}: of {item.nbytes} bytes; expected at most {MOST_BYTES}")
+def _check_parts(group: h5py.Group) -> None:
+    """Refuse arrays that claim to be larger than memory should ever have to hold, and whatever
+    leads elsewhere: into another file, or around in circles.
+    """
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{group.name}/{name}: is a link; expected the data themselves")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            _check_parts(item)
+        elif item.is_virtual or item.external:
+            raise ValueError(f"{item.name}: is kept in another file; expected it in this one")
+        elif item.nbytes > MOST_BYTES:
+            raise ValueError(f"{item.name}: of {item.nbytes} bytes; expected at most {MOST_BYTES}")
 
 
 class DemoFile:
@@ -300,6 +310,8 @@ class DemoFile:
             raise ValueError(f"{path}: holds no demonstrations of komo-envs: {error}") from error
 
     def _read_head(self) -> None:
+        if not isinstance(self._file.get("data", getlink=True), h5py.HardLink):
+            raise ValueError("data: expected a group of the file's own")
         data = self._file["data"]
         kind, version = data.attrs["format"], int(data.attrs["version"])
         if (kind, version) != (FORMAT, VERSION):
@@ -346,8 +358,11 @@ class DemoFile:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: demonstration {index}; there are {len(self)}")
         with reading(self.path):
+            link = self._file["data"].get(f"demo_{index}", getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise ValueError(f"demo_{index}: is a link; expected the data themselves")
             group = self._file[f"data/demo_{index}"]
-            group.visititems(_check_size)
+            _check_parts(group)
         return group
 
     @property

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -249,6 +250,37 @@ def test_nobodys_files_are_lost(tmp_path: Path, push: Path) -> None:
     done = run("collect", *small, "--out", tmp_path / "cut.h5")
     assert done.returncode == 2
     assert f"{setup} is damaged" in done.stderr
+
+
+def elsewhere(kind: str, group: h5py.Group, secret: Path) -> None:
+    """Let the rewards of a demonstration be something of another file, or none."""
+    if kind == "raw":
+        group.create_dataset("rewards", (4,), "u1", external=[(str(secret), 0, 4)])
+    elif kind == "virtual":
+        layout = h5py.VirtualLayout((4,), "u1")
+        layout[:] = h5py.VirtualSource(str(secret), "secret", (4,))
+        group.create_virtual_dataset("rewards", layout)
+    elif kind == "external":
+        group["rewards"] = h5py.ExternalLink(str(secret), "secret")
+    elif kind == "soft":
+        group["rewards"] = h5py.SoftLink("/data/demo_1/rewards")
+    else:
+        group["rewards"] = group.parent
+
+
+@pytest.mark.parametrize("kind", ["raw", "virtual", "external", "soft", "circle"])
+def test_a_file_leads_nowhere_else(kind: str, push: Path, tmp_path: Path) -> None:
+    secret, file = tmp_path / "secret.h5", tmp_path / "push.h5"
+    with h5py.File(secret, "w") as other:
+        other["secret"] = np.arange(4, dtype="u1")
+    shutil.copy(push, file)
+    with h5py.File(file, "a") as changed:
+        del changed["data/demo_0/rewards"]
+        elsewhere(kind, changed["data/demo_0"], secret)
+    with DemoFile(file) as opened:
+        with pytest.raises(ValueError, match=re.escape(f"{file}: is damaged")):
+            opened[0]
+        assert len(opened[1])
 
 
 def test_a_card_and_pictures_lie_beside_it(push: Path, shelf: Path) -> None:
