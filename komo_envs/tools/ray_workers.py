@@ -8,8 +8,10 @@ nodes need no common disk for it.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
+import socket
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +34,11 @@ from komo_envs.tools.workers import (
     WorkerError,
     Workers,
 )
+
+# Ray reads these when it is imported; it would try for a quarter of an hour to reach a cluster that
+# is not there.
+os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 try:
     import ray
@@ -117,11 +124,12 @@ def _connect() -> None:
     try:
         if address != "local":
             try:
+                _reach(address)
                 ray.init("auto", **quiet)
                 return
-            except ConnectionError as error:
+            except (OSError, ValueError, RayError) as error:
                 if address:
-                    raise ConnectionError(f"RAY_ADDRESS {address}: {_said(error)}") from error
+                    raise OSError(f"RAY_ADDRESS {address}: {_said(error)}") from error
         # What makes Ray take 127.0.0.1 as this node's address, and listen there alone: for its
         # processes, and for this one, which has read it already.
         os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
@@ -130,6 +138,16 @@ def _connect() -> None:
     finally:
         for number, handler in handlers.items():  # Ray answers SIGTERM in its own way
             signal.signal(number, handler)
+
+
+def _reach(address: str | None) -> None:
+    """Find out soon, and without Ray's complaints, that nobody is there.
+
+    Raises:
+        OSError: So it is.
+    """
+    if match := re.fullmatch(r"([^/]+):(\d+)", address or ""):
+        socket.create_connection((match[1], int(match[2])), timeout=10).close()
 
 
 def _facts(more: Callable[[], dict[str, str]]) -> dict[str, str]:
