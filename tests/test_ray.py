@@ -64,6 +64,7 @@ class Nodes:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            cwd=modules,
             env=os.environ | LOOPBACK,
         )
         self.address = self._answer()
@@ -142,17 +143,19 @@ def player_of(pid: int) -> int | None:
 
 
 def test_nodes_change_nothing_and_what_is_filmed_comes_back(nodes: Nodes, tmp_path: Path) -> None:
-    zero = ("--policy", "zero", "--env", ENV, "--episodes", 2, "--videos", 1)
+    # A path that means something only in the folder of the run, which is not the nodes'.
+    policy = ("--policy", "docs/my_policy.py:MyPolicy", "--trust-code")
+    film = (*policy, "--env", ENV, "--episodes", 2, "--videos", 1)
     here, there = tmp_path / "here", tmp_path / "there"
-    local("benchmark.run", *zero, "--out", here)
+    local("benchmark.run", *film, "--out", here)
     nodes.add()
-    errors = finish(start(nodes.address, "benchmark.run", *zero, "--out", there))
+    errors = finish(start(nodes.address, "benchmark.run", *film, "--out", there))
     nodes.kill()
     assert read(there)["episodes"] == read(here)["episodes"]
     assert (read(there)["workers"], read(there)["nodes"]) == (2, 2)
     assert read(here)["nodes"] == 1
-    [film], [same] = (list((folder / "videos").iterdir()) for folder in (here, there))
-    assert (film.name, film.read_bytes()) == (same.name, same.read_bytes())
+    [one], [other] = (list((folder / "videos").iterdir()) for folder in (here, there))
+    assert (one.name, one.read_bytes()) == (other.name, other.read_bytes())
     assert all(line.startswith(f"{ENV}: ") for line in errors.splitlines()), "Ray is quiet"
 
 

@@ -7,6 +7,7 @@ nodes need no common disk for it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -75,10 +76,13 @@ class Cluster:
         self._cores = {key: cores for key, cores in self._cores.items() if cores}
         if not self._cores:
             raise ValueError("--executor ray: no node of the cluster has a CPU to give")
-        here = _facts(facts)
+        here = _facts(Path.cwd(), facts)
         ask = ray.remote(num_cpus=0)(_facts)
-        answers = [ask.options(scheduling_strategy=_on(key)).remote(facts) for key in self._cores]
-        for key, answer in zip(self._cores, answers, strict=True):
+        answers = {
+            key: ask.options(scheduling_strategy=_on(key)).remote(Path.cwd(), facts)
+            for key in self._cores
+        }
+        for key, answer in answers.items():
             node = f"{nodes[key]['NodeManagerHostname']} ({nodes[key]['NodeManagerAddress']})"
             try:
                 there = ray.get(answer)
@@ -128,8 +132,8 @@ def _connect() -> None:
                 ray.init("auto", **quiet)
                 return
             except (OSError, ValueError, RayError) as error:
-                if address:
-                    raise OSError(f"RAY_ADDRESS {address}: {_said(error)}") from error
+                if address or not isinstance(error, ConnectionError):
+                    raise OSError(f"RAY_ADDRESS {address or 'auto'}: {_said(error)}") from error
         # What makes Ray take 127.0.0.1 as this node's address, and listen there alone: for its
         # processes, and for this one, which has read it already.
         os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
@@ -150,8 +154,15 @@ def _reach(address: str | None) -> None:
         socket.create_connection((match[1], int(match[2])), timeout=10).close()
 
 
-def _facts(more: Callable[[], dict[str, str]]) -> dict[str, str]:
+def _enter(folder: Path) -> None:
+    """Go to the folder that the run was started in, for relative paths, if this node has it."""
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+
+
+def _facts(folder: Path, more: Callable[[], dict[str, str]]) -> dict[str, str]:
     """What the results of a machine depend on: its kind, its packages, and ``more``."""
+    _enter(folder)
     machine = provenance.machine()
     packages = {each.name: each.version for each in metadata.distributions()}
     kind = {name: str(machine[name]) for name in ("platform", "cpu")}
@@ -171,7 +182,8 @@ def _said(error: Exception) -> str:
 class _Host:
     """A worker with its limits, and a folder for what it writes: an actor on a node."""
 
-    def __init__(self, make_player: MakePlayer[Any], limits: Limits | None) -> None:
+    def __init__(self, cwd: Path, make_player: MakePlayer[Any], limits: Limits | None) -> None:
+        _enter(cwd)
         context = ray.get_runtime_context()
         # Beside Ray's own logs of the run, should this process be killed before it can clean up.
         session = Path(context.get_temp_dir()) / context.get_session_name()
@@ -204,7 +216,7 @@ _HostActor: Any = ray.remote(num_cpus=1)(_Host)
 
 
 @dataclass(eq=False)
-class _Remote(Generic[Task]):
+class _Remote:
     """An actor, as seen from the run."""
 
     actor: Any
@@ -235,7 +247,7 @@ class RayWorkers(Generic[Answer]):
         limits: Limits | None = None,
     ) -> None:
         self._places = places
-        self._made = make_player, limits
+        self._made = Path.cwd(), make_player, limits
         self._folder = folder
         self._workers: list[_Remote] = []
 
