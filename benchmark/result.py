@@ -160,6 +160,8 @@ class Result(Setup):
     """A finished run: what ``result.json`` holds."""
 
     workers: Annotated[int, Field(ge=1)]
+    nodes: Annotated[int, Field(ge=1)] = 1
+    """How many machines they were on, each with the processor and platform that ``machine`` has."""
     workers_replaced: Count
     """Worker processes that died and were replaced; their episodes were run again."""
     wall_seconds: Annotated[float, Field(gt=0)]

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -21,6 +22,7 @@ from benchmark.identify import identify
 from benchmark.protocol import SOURCES, choose_envs, choose_seeds
 from benchmark.result import (
     Commit,
+    Episode,
     Result,
     Setup,
     load_result,
@@ -32,6 +34,9 @@ from komo_envs.suite import SUITE
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.workers import WorkerError, Workers
+
+if TYPE_CHECKING:
+    from komo_envs.tools.ray_workers import Cluster, RayWorkers
 
 MODULE = "benchmark.run"
 
@@ -51,6 +56,8 @@ class Arguments:
     """A:B for the seeds A, ..., B - 1; the test seeds if not given."""
     workers: int | None = None
     """Processes that play episodes; as many as there are cores if not given."""
+    executor: Literal["local", "ray"] = "local"
+    """Where they are: on this machine, or on the nodes of a Ray cluster."""
     out: Path | None = None
     """Folder for result.json, the episodes and the videos; runs/POLICY-TIME if not given."""
     videos: int = 0
@@ -68,19 +75,18 @@ def main() -> None:
     """The command."""
     arguments = parse(Arguments, MODULE, repeatable=("--env",))
     try:
-        log = prepare(arguments)
+        log, cluster = prepare(arguments)
     except (ValueError, OSError, ImportError) as error:
         fail(MODULE, error)
     except RuntimeError as error:  # an environment could not be made
         fail(MODULE, f"{type(error).__name__}: {error}", code=1)
     except KeyboardInterrupt:
         fail(MODULE, "interrupted", code=130)
-    workers = arguments.workers or provenance.usable_cores()
     file = log.folder / "result.json"
     finished = file.exists()
     try:
-        make_player = partial(Player, arguments.policy, log.folder / "videos", arguments.trust_code)
-        result = run(log, make_player, workers)
+        make_player = partial(Player, arguments.policy, trust_code=arguments.trust_code)
+        result = run(log, make_player, arguments.workers, cluster)
     except KeyboardInterrupt:
         fail(MODULE, f"interrupted; {_rest(log)}", code=130)
     except (WorkerError, OSError) as error:
@@ -100,12 +106,15 @@ def _rest(log: EpisodeLog) -> str:
     )
 
 
-def prepare(arguments: Arguments) -> EpisodeLog:
+def prepare(arguments: Arguments) -> tuple[EpisodeLog, Cluster | None]:
     """Check everything, then begin a run or find the one to go on with.
 
+    Returns:
+        Its log, and the cluster that it is played on, if it is not on this machine.
+
     Raises:
-        ValueError: An argument is wrong.
-        OSError: The output folder cannot be written to.
+        ValueError: An argument is wrong, or a node of the cluster is other than this machine.
+        OSError: The output folder cannot be written to, or the cluster not be reached.
         ImportError: Something is not installed.
         RuntimeError: An environment cannot be made.
     """
@@ -121,6 +130,11 @@ def prepare(arguments: Arguments) -> EpisodeLog:
             raise ValueError(f"{option} {getattr(arguments, name)}: expected a positive number")
     trust = arguments.trust_code
     identities = [identify(arguments.policy, env_id, trust) for env_id in envs]
+    cluster = None
+    if arguments.executor == "ray":
+        from komo_envs.tools.ray_workers import Cluster
+
+        cluster = Cluster(partial(facts, arguments.policy, envs, trust))
     now, commit = datetime.now(timezone.utc), provenance.commit()
     setup = Setup(
         schema=1,
@@ -139,7 +153,13 @@ def prepare(arguments: Arguments) -> EpisodeLog:
     )
     # With microseconds, for several runs may begin in the same second.
     folder = arguments.out or Path("runs") / f"{Path(arguments.policy).name}-{now:%Y%m%d-%H%M%S-%f}"
-    return EpisodeLog(folder, setup)
+    return EpisodeLog(folder, setup), cluster
+
+
+def facts(policy: str, envs: tuple[str, ...], trust_code: bool) -> dict[str, str]:
+    """What an episode depends on, as it is on this machine, by name."""
+    identity = identify(policy, envs[0], trust_code)
+    return {**provenance.versions(envs, SOURCES), f"policy {policy}": identity.sha256}
 
 
 def _command() -> str:
@@ -153,15 +173,21 @@ def _command() -> str:
     return shlex.join(words)
 
 
-def run(log: EpisodeLog, make_player: Callable[[], Player], workers: int) -> Result:
+def run(
+    log: EpisodeLog,
+    make_player: Callable[[Path], Player],
+    workers: int | None,
+    cluster: Cluster | None,
+) -> Result:
     """Play the episodes that are not in ``log`` yet, and write ``result.json`` if it is not there.
 
     Environments are played one after the other, so that each one's wall time is its own.
 
     Args:
         log: Of the run.
-        make_player: Makes what each of them plays with.
-        workers: How many processes play.
+        make_player: Makes what each of them plays with, from the folder for its videos.
+        workers: How many processes play; as many as there are cores if None.
+        cluster: On whose nodes; None for this machine.
 
     Raises:
         WorkerError: The run cannot go on.
@@ -179,8 +205,17 @@ def run(log: EpisodeLog, make_player: Callable[[], Player], workers: int) -> Res
         return load_result(file)
     total = dict.fromkeys(setup.envs, len(setup.seed_range()))
     done = [entry.episode for entry in log.entries.values()]
+    videos, limits = log.folder / "videos", setup.limits()
+    pool: Workers[Episode] | RayWorkers[Episode]
+    if cluster is None:
+        nodes, workers = 1, workers or provenance.usable_cores()
+        pool = Workers(min(workers, len(missing)), partial(make_player, videos), limits)
+    else:
+        places = cluster.places(workers)
+        nodes, workers = len(set(places)), len(places)
+        pool = cluster.workers(places[: len(missing)], make_player, videos, limits)
     with (
-        Workers(min(workers, len(missing)), make_player, setup.limits()) as pool,
+        pool,
         progress(total, done) as display,
     ):
         for env_id in setup.envs:
@@ -191,13 +226,13 @@ def run(log: EpisodeLog, make_player: Callable[[], Player], workers: int) -> Res
                 episode = played.answer or lost(played.task, played.given_up)
                 log.add(Entry(episode, played.deaths, elapsed))
                 display.add(episode)
-    result = collect(log, workers)
+    result = collect(log, workers, nodes)
     save_result(result, file)
     return result
 
 
-def collect(log: EpisodeLog, workers: int) -> Result:
-    """The result of a finished run."""
+def collect(log: EpisodeLog, workers: int, nodes: int) -> Result:
+    """The result of a finished run, which so many workers played on so many machines."""
     setup = log.setup
     entries = [log.entries[env_id, seed] for env_id in setup.envs for seed in setup.seed_range()]
     tasks = {
@@ -210,6 +245,7 @@ def collect(log: EpisodeLog, workers: int) -> Result:
     return Result(
         **{name: getattr(setup, name) for name in asdict(setup)},
         workers=workers,
+        nodes=nodes,
         workers_replaced=sum(entry.deaths for entry in entries),
         wall_seconds=sum(log.elapsed(env_id) for env_id in setup.envs),
         tasks=tasks,

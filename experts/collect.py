@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import h5py
 from rich.console import Console
@@ -21,13 +21,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from experts.card import check_card, summary, write_card
 from experts.demos import Demo, DemoFile, demo_bytes, write_head
-from experts.recorder import MOST_NOISE, Recipe, Recorder
+from experts.recorder import MOST_NOISE, SOURCES, Recipe, Recorder
 from komo_envs.ids import find_spec
 from komo_envs.suite import TRAIN
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import replacing, write_text
 from komo_envs.tools.workers import WorkerError, Workers
+
+if TYPE_CHECKING:
+    from komo_envs.tools.ray_workers import Cluster, RayWorkers
 
 MODULE = "experts.collect"
 
@@ -49,6 +52,8 @@ class Arguments(Recipe):
     """Of the training seeds."""
     workers: int | None = None
     """Processes that collect; as many as there are cores if not given. They change nothing else."""
+    executor: Literal["local", "ray"] = "local"
+    """Where they are: on this machine, or on the nodes of a Ray cluster."""
 
 
 def main() -> None:
@@ -57,13 +62,14 @@ def main() -> None:
     try:
         head = check(arguments)
         parts = Parts(arguments.out)
-    except ValueError as error:
+        cluster = find_cluster(arguments)
+    except (ValueError, ImportError) as error:
         fail(MODULE, error)
     except OSError as error:
         fail(MODULE, f"stopped: {error}", code=1)
     recipe = recipe_of(arguments)
-    make_player = partial(PartRecorder, partial(Recorder, recipe), recipe.control_mode, parts)
-    produce(MODULE, parts, seeds_of(arguments), head, make_player, arguments.workers)
+    make_player = partial(PartRecorder, partial(Recorder, recipe), recipe.control_mode)
+    produce(MODULE, parts, seeds_of(arguments), head, make_player, arguments.workers, cluster)
 
 
 def produce(
@@ -71,8 +77,9 @@ def produce(
     parts: Parts,
     seeds: range,
     head: dict[str, Any],
-    make_player: Callable[[], PartRecorder],
+    make_player: Callable[[Path], PartRecorder],
     workers: int | None,
+    cluster: Cluster | None = None,
 ) -> None:
     """Collect what is missing into a file with its card, and say how it went; end if it failed.
 
@@ -81,13 +88,14 @@ def produce(
         parts: Of the file.
         seeds: One for each demonstration.
         head: What the file is to say of all its demonstrations.
-        make_player: Makes what a worker has; it is pickled.
+        make_player: Makes what a worker has, from the folder of its files; it is pickled.
         workers: How many; as many as there are cores if None.
+        cluster: On whose nodes; None for this machine.
     """
     try:
         with parts.opened(head):
             if not parts.out.exists():
-                collect(parts, seeds, head, make_player, workers)
+                collect(parts, seeds, head, make_player, workers, cluster)
             with DemoFile(parts.out) as file:
                 write_card(file)
                 text = summary(file)
@@ -135,6 +143,21 @@ def check(arguments: Arguments) -> dict[str, Any]:
     head = recorder.head(seeds)
     check_output(arguments.out, head)
     return head
+
+
+def find_cluster(arguments: Arguments) -> Cluster | None:
+    """The cluster that is asked for, each node of which is as this machine is; None if none is.
+
+    Raises:
+        ValueError: A node is other.
+        OSError: It cannot be reached.
+        ImportError: Ray is not installed.
+    """
+    if arguments.executor == "local":
+        return None
+    from komo_envs.tools.ray_workers import Cluster
+
+    return Cluster(partial(provenance.versions, [arguments.env], SOURCES))
 
 
 def check_output(out: Path, head: dict[str, Any]) -> None:
@@ -241,7 +264,7 @@ class Parts:
 
     def file(self, seed: int) -> Path:
         """Of the demonstration of a seed."""
-        return self.folder / f"{seed}.h5"
+        return part_file(self.folder, seed)
 
     def remove(self) -> None:
         """Be done with it: the file has it all."""
@@ -250,6 +273,11 @@ class Parts:
         (self.folder / "lock").unlink()
         with contextlib.suppress(OSError):  # someone else's file is there, too
             self.folder.rmdir()
+
+
+def part_file(folder: Path, seed: int) -> Path:
+    """Of the demonstration of a seed, among others."""
+    return folder / f"{seed}.h5"
 
 
 class Job(NamedTuple):
@@ -278,18 +306,18 @@ class PartRecorder:
     Args:
         make_recorder: Makes what records.
         mode: The control mode of its env.
-        parts: Where the demonstrations go.
+        folder: Where the demonstrations go.
     """
 
-    def __init__(self, make_recorder: Callable[[], Records], mode: str, parts: Parts) -> None:
+    def __init__(self, make_recorder: Callable[[], Records], mode: str, folder: Path) -> None:
         self._recorder = make_recorder()
         self._mode = mode
-        self._parts = parts
+        self._folder = folder
 
     def play(self, seed: int) -> bool:
         """Record the demonstration of a seed; whether it succeeds."""
         demo = self._recorder.record(seed)
-        with replacing(self._parts.file(seed)) as scratch:
+        with replacing(part_file(self._folder, seed)) as scratch:
             scratch.write_bytes(demo_bytes(demo, self._mode))
         return demo.success
 
@@ -302,8 +330,9 @@ def collect(
     parts: Parts,
     seeds: range,
     head: dict[str, Any],
-    make_player: Callable[[], PartRecorder],
+    make_player: Callable[[Path], PartRecorder],
     workers: int | None,
+    cluster: Cluster | None,
 ) -> None:
     """Record what is missing, and put it all together; the arguments are those of ``produce``.
 
@@ -313,8 +342,13 @@ def collect(
     """
     done = parts.finished(seeds)
     missing = [Job(seed) for seed in seeds if seed not in done]
-    count = min(workers or provenance.usable_cores(), len(missing))
-    with Workers(count, make_player) as pool, Progressing(len(seeds), done) as display:
+    pool: Workers[bool] | RayWorkers[bool]
+    if cluster is None:
+        count = min(workers or provenance.usable_cores(), len(missing))
+        pool = Workers(count, partial(make_player, parts.folder))
+    else:
+        pool = cluster.workers(cluster.places(workers)[: len(missing)], make_player, parts.folder)
+    with pool, Progressing(len(seeds), done) as display:
         for played in pool.play(missing):
             if played.answer is None:
                 raise WorkerError(f"{played.task}: {played.given_up}")
@@ -382,4 +416,7 @@ class Progressing:
 
 
 if __name__ == "__main__":
-    main()
+    # By its name: what a player is made of has to be found by it in processes of other programs.
+    import experts.collect as itself
+
+    itself.main()

@@ -81,7 +81,7 @@ def main() -> None:
     except OSError as error:
         fail(MODULE, f"stopped: {error}", code=1)
     make_recorder = partial(HandoverRecorder, recipe, arguments.policy)
-    make_player = partial(PartRecorder, make_recorder, recipe.control_mode, parts)
+    make_player = partial(PartRecorder, make_recorder, recipe.control_mode)
     produce(MODULE, parts, seeds, head, make_player, arguments.workers)
 
 

@@ -322,6 +322,22 @@ def _make_context() -> Any:
         ) from error
 
 
+def driver() -> str:
+    """What draws here, and its version: pictures of another may differ. "none" if nothing can."""
+
+    def ask() -> str:
+        try:
+            context = _make_context()
+        except RuntimeError:
+            return "none"
+        said = f"{context.info['GL_RENDERER']}, {context.info['GL_VERSION']}"
+        context.release()
+        return said
+
+    with ThreadPoolExecutor(max_workers=1) as thread:  # as below
+        return thread.submit(ask).result()
+
+
 # A GL context is current in one thread, and a thread has one: in a thread of its own ours is
 # never in the way of another library's (a window of pygame, say), nor that one in ours.
 _thread = ThreadPoolExecutor(max_workers=1)
