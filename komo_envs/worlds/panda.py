@@ -21,6 +21,8 @@ COLLISION_FRAMES = (
     "l_finger2",
 )
 """Capsules and boxes around the moving links, the hand and the fingers."""
+DRIVE_STIFFNESS, DRIVE_DAMPING = 1000.0, 100.0
+"""Of the joint drives that rai gives the simulated arm, N m/rad and N m s/rad."""
 FINGER_GAP = 0.012
 """Distance in m of each finger from the gripper's centre: closed around a tool."""
 
@@ -44,7 +46,10 @@ _REST_GAIN = 0.1
 
 
 def load_panda(
-    bodies: Sequence[Body], meshes: bool = True, arm_collides: bool = False
+    bodies: Sequence[Body],
+    meshes: bool = True,
+    arm_collides: bool = False,
+    stiffness: float = 1.0,
 ) -> ry.Config:
     """The arm on its table with ``bodies`` around it, as a rai configuration.
 
@@ -55,12 +60,17 @@ def load_panda(
         bodies: What is there besides the arm.
         meshes: Whether the links have their visual meshes; the collision shapes are always there.
         arm_collides: Whether physics lets the collision shapes of arm and hand touch things.
+        stiffness: Of the joint drives, as a multiple of what it usually is.
     """
     with quiet():
         config = ry.Config()
         config.addConfigurationCopy(_bare_panda(meshes, arm_collides))
         for body in bodies:
             _add_body(config, body)
+        if stiffness != 1.0:
+            gains = {"motorKp": DRIVE_STIFFNESS * stiffness, "motorKd": DRIVE_DAMPING}
+            for joint in range(1, 8):
+                config.getFrame(f"l_panda_joint{joint}").setAttributes(gains)
     return config
 
 

@@ -35,10 +35,17 @@ class PhysxWorld:
         self._layout: tuple[object, ...] = ()
         _worlds.add(self)
 
-    def reset(self, q: Array, bodies: Sequence[Body], arm_collides: bool = False) -> WorldState:
+    def reset(
+        self,
+        q: Array,
+        bodies: Sequence[Body],
+        arm_collides: bool = False,
+        stiffness: float = 1.0,
+    ) -> WorldState:
         """Set the arm to ``q`` (7,) at rest, and every body to its initial pose.
 
-        With ``arm_collides``, the arm and the hand can touch things too, not only the tool.
+        With ``arm_collides``, the arm and the hand can touch things too, not only the tool. The
+        joint drives are ``stiffness`` times as stiff as usual, with the same damping.
 
         Raises:
             SimulationError: rai refused the scene.
@@ -48,9 +55,9 @@ class PhysxWorld:
         self._simulation = None
         # What a tool's parts are is in their poses, too.
         parts = (body if body.parent else replace(body, pose=IDENTITY) for body in bodies)
-        layout = (arm_collides, *parts)
+        layout = (arm_collides, stiffness, *parts)
         if self._config is None or layout != self._layout:
-            self._config = load_panda(bodies, arm_collides=arm_collides)
+            self._config = load_panda(bodies, arm_collides=arm_collides, stiffness=stiffness)
             self._layout = layout
             frames = self._config.getFrames()
             names = [frame.name for frame in frames]
