@@ -231,8 +231,9 @@ class _Graphics:
         scene = self.shaded if shadow else self.plain
         base = matrices[0, :, 3]
         scene["centre"].write(base[:2].tobytes())
-        light = np.array(look.light) / np.linalg.norm(look.light)
-        scene["key_direction"].write(light.astype(np.float32).tobytes())
+        light = np.array(look.light, np.float32)
+        light *= 1 / np.sqrt(light @ light)
+        scene["key_direction"].write(light.tobytes())
         scene["brightness"], scene["texture_contrast"] = look.brightness, look.texture
         scene["pattern"] = look.pattern
         if shadow:
@@ -293,7 +294,9 @@ class _Graphics:
         target.image.read_into(depth, components=1, attachment=1, dtype="f4")
         return Image(rgba[..., :3].copy(), depth, rgba[..., 3].copy())
 
-    def _draw_shadow_map(self, fine: bool, base: NDArray[np.float32], light: Array) -> None:
+    def _draw_shadow_map(
+        self, fine: bool, base: NDArray[np.float32], light: NDArray[np.float32]
+    ) -> None:
         """Covers all that is within 1.2 m of a point 0.3 m above the robot's base."""
         forward = -light
         right = np.cross(forward, (0.0, 0.0, 1.0))

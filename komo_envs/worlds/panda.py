@@ -46,10 +46,7 @@ _REST_GAIN = 0.1
 
 
 def load_panda(
-    bodies: Sequence[Body],
-    meshes: bool = True,
-    arm_collides: bool = False,
-    stiffness: float = 1.0,
+    bodies: Sequence[Body], meshes: bool = True, arm_collides: bool = False
 ) -> ry.Config:
     """The arm on its table with ``bodies`` around it, as a rai configuration.
 
@@ -60,17 +57,12 @@ def load_panda(
         bodies: What is there besides the arm.
         meshes: Whether the links have their visual meshes; the collision shapes are always there.
         arm_collides: Whether physics lets the collision shapes of arm and hand touch things.
-        stiffness: Of the joint drives, as a multiple of what it usually is.
     """
     with quiet():
         config = ry.Config()
         config.addConfigurationCopy(_bare_panda(meshes, arm_collides))
         for body in bodies:
             _add_body(config, body)
-        if stiffness != 1.0:
-            gains = {"motorKp": DRIVE_STIFFNESS * stiffness, "motorKd": DRIVE_DAMPING}
-            for joint in range(1, 8):
-                config.getFrame(f"l_panda_joint{joint}").setAttributes(gains)
     return config
 
 
@@ -120,6 +112,17 @@ def _add_body(config: ry.Config, body: Body) -> None:
     frame.setAttributes({"friction": body.friction, "simulate": body.solid})
     if body.mass is not None:
         frame.setMass(body.mass)
+
+
+def set_stiffness(config: ry.Config, stiffness: float) -> None:
+    """Make a configuration's joint drives so many times as stiff as they normally are.
+
+    Attributes are shared by all configurations that were copied from one, so every simulation has
+    to say what it wants.
+    """
+    gains = {"motorKp": DRIVE_STIFFNESS * stiffness, "motorKd": DRIVE_DAMPING}
+    for joint in range(1, 8):
+        config.getFrame(f"l_panda_joint{joint}").setAttributes(gains)
 
 
 class Kinematics:

@@ -13,7 +13,7 @@ import numpy as np
 
 from komo_envs.scene import IDENTITY, Array, Body
 from komo_envs.worlds.base import CONTROL_PERIOD, WorldState
-from komo_envs.worlds.panda import LINK_FRAMES, load_panda
+from komo_envs.worlds.panda import LINK_FRAMES, load_panda, set_stiffness
 from komo_envs.worlds.rai import SimulationError, plain_errors, quiet, ry
 
 PHYSICS_STEP = 0.005
@@ -55,9 +55,9 @@ class PhysxWorld:
         self._simulation = None
         # What a tool's parts are is in their poses, too.
         parts = (body if body.parent else replace(body, pose=IDENTITY) for body in bodies)
-        layout = (arm_collides, stiffness, *parts)
+        layout = (arm_collides, *parts)
         if self._config is None or layout != self._layout:
-            self._config = load_panda(bodies, arm_collides=arm_collides, stiffness=stiffness)
+            self._config = load_panda(bodies, arm_collides=arm_collides)
             self._layout = layout
             frames = self._config.getFrames()
             names = [frame.name for frame in frames]
@@ -71,6 +71,7 @@ class PhysxWorld:
             for body in bodies:
                 if body.parent is None:
                     self._config.getFrame(body.name).setPose(list(body.pose))
+            set_stiffness(self._config, stiffness)
             threads = set(os.listdir("/proc/self/task"))
             self._simulation = ry.Simulation(self._config, ry.SimulationEngine.physx, verbose=0)
             started = set(os.listdir("/proc/self/task")) - threads
