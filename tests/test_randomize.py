@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from common import digest
+from conftest import run_module
 
 import komo_envs  # noqa: F401 - registers the ids
 from experts import make_expert
@@ -227,3 +229,22 @@ def test_the_named_ranges_are_within_the_limits_and_do_not_overlap():
     for name in LIMITS:
         assert not (getattr(SEEN, name) and getattr(FELT, name)) or name == "observation_delay"
         assert getattr(SEEN, name) or getattr(FELT, name)
+
+
+def test_a_policy_is_scored_while_one_thing_varies(tmp_path):
+    out = tmp_path / "scores.json"
+    words = ("--policy", "expert", "--env", "KomoPush-v0", "--episodes", 1, "--out", out)
+    done = run_module("robustness", *words)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(out.read_text())
+    assert said["policy"]["name"] == "expert"
+    assert list(said["scores"]) == ["none", *LIMITS, "seen", "felt", "all"]
+    plain = said["scores"]["none"]
+    assert (plain["successes"], plain["difference"]) == (1, 0.0)
+    # What an expert sees does not vary.
+    for name in ("brightness", "camera_position", "depth_noise", "seen"):
+        assert said["scores"][name]["successes"] == 1
+    assert re.search(r"\nmass +0\.3 +\d+% \[\d+, \d+\] +[+-]\d+ \[[+-]\d+, [+-]\d+\]", done.stdout)
+    done = run_module("robustness", *words[:4], "--episodes", 0)
+    assert done.returncode == 2
+    assert "--episodes 0: expected 1 to" in done.stderr
