@@ -110,7 +110,13 @@ class StoredWorld:
     def __init__(self, states: NDArray[np.float64]) -> None:
         self._states = states
 
-    def reset(self, q: Array, bodies: Sequence[Body], arm_collides: bool = False) -> WorldState:
+    def reset(
+        self,
+        q: Array,
+        bodies: Sequence[Body],
+        arm_collides: bool = False,
+        stiffness: float = 1.0,
+    ) -> WorldState:
         """The first state, whatever is asked for."""
         self._next = 0
         return self.step(q)

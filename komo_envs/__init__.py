@@ -11,6 +11,7 @@ _SHELF = "komo_envs.tasks.shelf:Shelf"
 _ENVS: dict[str, dict[str, Any]] = {
     "KomoPush-v0": {"task": _PUSH},
     "KomoPushPixels-v0": {"task": _PUSH, "obs_mode": "rgb"},
+    "KomoPushRandomized-v0": {"task": _PUSH, "randomize": "all"},
     "KomoPushFixed-v0": {"task": _PUSH, "success_radius": 0.05, "fixed_target": (0.3, 0.15)},
     "KomoPushHard-v0": {
         "task": _PUSH,
@@ -22,6 +23,7 @@ _ENVS: dict[str, dict[str, Any]] = {
     },
     "KomoShelf-v0": {"task": _SHELF, "control_mode": "joint"},
     "KomoShelfPixels-v0": {"task": _SHELF, "control_mode": "joint", "obs_mode": "rgb"},
+    "KomoShelfRandomized-v0": {"task": _SHELF, "control_mode": "joint", "randomize": "all"},
     "KomoShelfFixed-v0": {
         "task": _SHELF,
         "control_mode": "joint",

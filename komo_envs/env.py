@@ -16,6 +16,7 @@ from gymnasium import spaces
 
 from komo_envs.cameras import Image, Renderer
 from komo_envs.control import CONTROL_MODES, Controller
+from komo_envs.randomize import Variation, make_randomization
 from komo_envs.scene import Array, Body, Camera
 from komo_envs.tasks import Scene, Task
 from komo_envs.viewer import Viewer, has_display
@@ -123,6 +124,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         image_size: int | tuple[int, int] = 96,
         cameras: Sequence[str] = ("front",),
         shadows: bool = False,
+        randomize: str | Mapping[str, float] | None = None,
         render_mode: str | None = None,
         render_size: tuple[int, int] = (480, 640),
         **options: Any,
@@ -137,6 +139,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             image_size: Side, or (height, width), of observed images in pixels.
             cameras: Names of the cameras observed: ``"front"`` (static), ``"wrist"``.
             shadows: Whether observed images have soft shadows, which are slower to draw.
+            randomize: What varies from episode to episode: None, ``"seen"``, ``"felt"``, ``"all"``,
+                or a dict with fields of ``komo_envs.randomize.Randomization``.
             render_mode: None, ``"rgb_array"`` or ``"human"``.
             render_size: (height, width) in pixels of what ``render()`` shows.
             **options: The task's own options: the fields of its class.
@@ -158,7 +162,9 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
                 )
             self.metadata = {**self.metadata, "render_modes": ["rgb_array"]}
         self.task = _make_task(task, options)
-        self._same_task = {"task": task, "control_mode": control_mode, **options}
+        self.randomization = make_randomization(randomize)
+        given = {"task": task, "control_mode": control_mode, "randomize": randomize}
+        self._same_task: dict[str, Any] = {**given, **options}
         self.task_description = self.task.description
         self.obs_mode = obs_mode
         self.control_mode = control_mode
@@ -181,6 +187,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self._state: WorldState | None = None
         self.scene: Scene = {}
         self.bodies: tuple[Body, ...] = ()
+        self._variation = Variation(None)
         self.actions: list[np.ndarray] = []
         """What was done since the reset: with the scene, it brings about the same state again."""
         self._success_steps = 0
@@ -241,18 +248,21 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             raise ValueError(f"options: expected a dict or None, got {options!r}")
         if unknown := set(options or {}) - {"scene"}:
             raise ValueError(f"options: unknown key {min(map(str, unknown))!r}; expected 'scene'")
-        given = self.task.check_scene(options["scene"]) if options else None
+        given = self._check_scene(options["scene"]) if options else None
         super().reset(seed=seed)
-        scene = given or self.task.sample_scene(self.np_random)
+        scene = given or self._sample_scene()
         if self.world is None or self._world_pid != os.getpid():
             self.use_world(make_simulation())
             assert self.world is not None
         self.scene = scene
         self.actions = []
-        self.bodies = self.task.bodies(scene)
+        varied = self._variation = Variation(scene.get("randomize"))
+        self.bodies = varied.bodies(self.task.bodies(scene))
         self.controller.reset(self.task.home)
         home = self.controller.command
-        self._state = self.world.reset(home, self.bodies, self.task.arm_collides)
+        collides = self.task.arm_collides
+        self._state = self.world.reset(home, self.bodies, collides, varied.stiffness)
+        varied.begin(home, self._state)
         self._success_steps = 0
         observation, _, info = self._evaluate()
         if self.render_mode == "human":
@@ -274,7 +284,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         # Whatever interrupts the motion, Ctrl-C too, leaves arm and command apart: the episode
         # is over then.
         self._state = None
-        self._state = self.world.step(reference)
+        self._state = self.world.step(self._variation.send(reference))
+        self._variation.arrive(self._state)
         self.actions.append(checked)
         observation, reward, info = self._evaluate()
         self._success_steps = self._success_steps + 1 if info["is_success"] else 0
@@ -301,13 +312,19 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         return None
 
     def take_pictures(
-        self, cameras: Sequence[Camera], size: tuple[int, int], shadows: bool = False
+        self,
+        cameras: Sequence[Camera],
+        size: tuple[int, int],
+        shadows: bool = False,
+        state: WorldState | None = None,
     ) -> list[Image]:
-        """RGB, depth and segmentation of the present state, from any cameras at any size."""
+        """RGB, depth and segmentation of a state, the present one if none is given, from any
+        cameras at any size.
+        """
+        state = state or self.state
         self.renderer.set_bodies(self.bodies)
-        return self.renderer.render(
-            self.state.link_poses, self.state.body_poses, cameras, size, shadow=shadows
-        )
+        poses = (state.link_poses, self._variation.shown(state.body_poses))
+        return self.renderer.render(*poses, cameras, size, shadows, self._variation.look)
 
     def use_world(self, world: World) -> None:
         """From the next reset on, act in ``world``, which the env then owns, and no other."""
@@ -408,12 +425,33 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     def _pictures(self, obs_mode: str) -> Observation:
         if obs_mode == "state":
             return {}
-        images = self.take_pictures(self.cameras, self.image_size, self.shadows)
+        cameras, state = self._variation.cameras(self.cameras), self._variation.seen()
+        images = self.take_pictures(cameras, self.image_size, self.shadows, state)
+        first = len(self.actions) * len(images)
         values: dict[str, list[np.ndarray]] = {
             "pixels": [image.rgb for image in images],
-            "depth": [image.depth for image in images],
+            "depth": [
+                np.minimum(self._variation.measured(image.depth, first + number), camera.far)
+                for number, (image, camera) in enumerate(zip(images, cameras, strict=True))
+            ],
         }
         return {key: self._per_camera(values[key]) for key in OBS_MODES[obs_mode]}
+
+    def _sample_scene(self) -> Scene:
+        scene = self.task.sample_scene(self.np_random)
+        if self.randomization is not None:  # last, so that the rest is what it is without
+            bodies, cameras = self.task.bodies(scene), self.task.cameras
+            scene["randomize"] = self.randomization.sample(self.np_random, bodies, cameras)
+        return scene
+
+    def _check_scene(self, scene: Any) -> Scene:
+        if self.randomization is None or not isinstance(scene, Mapping):
+            return self.task.check_scene(scene)
+        rest = {key: value for key, value in scene.items() if key != "randomize"}
+        checked = self.task.check_scene(rest)
+        bodies, draw = self.task.bodies(checked), scene.get("randomize")
+        checked["randomize"] = self.randomization.check(draw, bodies, self.task.cameras)
+        return checked
 
     def _per_camera(self, values: Sequence[Any]) -> Any:
         """One value as it is, several as a dict by the cameras' names."""

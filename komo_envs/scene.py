@@ -83,6 +83,20 @@ class Camera:
     """Distance in m beyond which nothing is seen."""
 
 
+@dataclass(frozen=True)
+class Look:
+    """Light, and what the surfaces in it look like."""
+
+    light: tuple[float, float, float] = (0.30, -0.45, 0.95)
+    """Direction towards the main light, the one that casts shadows; world frame, of any length."""
+    brightness: float = 1.0
+    """Of all light."""
+    texture: float = 0.0
+    """Contrast of a pattern on all bodies, 0 to 1."""
+    pattern: int = 0
+    """Which one, 0 to 999."""
+
+
 def look_at(
     eye: tuple[float, float, float],
     target: tuple[float, float, float],

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from komo_envs.cameras import shaders
 from komo_envs.cameras.meshes import LAYOUT, Mesh, bodies_mesh, robot_mesh
-from komo_envs.scene import ROBOT_LINKS, Array, Body, Camera
+from komo_envs.scene import ROBOT_LINKS, Array, Body, Camera, Look
 
 COARSE_UP_TO = 256
 """Images of at most so many pixels either way are made for speed: the robot's coarse mesh, each
@@ -27,6 +27,7 @@ pixel drawn once, edges smoothed afterwards. Larger ones are made to be looked a
 each pixel the mean of 2 x 2, a finer shadow."""
 
 _MAX_TARGETS = 8
+PLAIN = Look()
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Renderer:
         cameras: Sequence[Camera],
         size: tuple[int, int],
         shadow: bool = False,
+        look: Look = PLAIN,
     ) -> list[Image]:
         """One image a camera.
 
@@ -79,6 +81,7 @@ class Renderer:
             cameras: static ones, or carried by a link.
             size: (height, width) in pixels.
             shadow: whether the main light casts soft shadows.
+            look: of light and surfaces.
 
         Raises:
             ValueError: the number of poses does not fit.
@@ -90,7 +93,7 @@ class Renderer:
                 f"{len(poses)} poses for {len(ROBOT_LINKS)} links and {len(self._bodies)} bodies"
             )
         matrices = pose_matrices(poses)
-        return _thread.submit(_draw, self._mesh, matrices, cameras, size, shadow).result()
+        return _thread.submit(_draw, self._mesh, matrices, cameras, size, shadow, look).result()
 
     def close(self) -> None:
         """Forgets the bodies. The process keeps its GL context, which other renderers share."""
@@ -219,6 +222,7 @@ class _Graphics:
         cameras: Sequence[Camera],
         size: tuple[int, int],
         shadow: bool,
+        look: Look,
     ) -> list[Image]:
         """See ``Renderer.render``; ``matrices`` are those of all poses."""
         self.poses.write(matrices)
@@ -227,8 +231,13 @@ class _Graphics:
         scene = self.shaded if shadow else self.plain
         base = matrices[0, :, 3]
         scene["centre"].write(base[:2].tobytes())
+        light = np.array(look.light, np.float32)
+        light *= 1 / np.sqrt(light @ light)
+        scene["key_direction"].write(light.tobytes())
+        scene["brightness"], scene["texture_contrast"] = look.brightness, look.texture
+        scene["pattern"] = look.pattern
         if shadow:
-            self._draw_shadow_map(target.fine, base)
+            self._draw_shadow_map(target.fine, base, light)
         return [self._draw_camera(scene, matrices, camera, target, size) for camera in cameras]
 
     def _draw_camera(
@@ -285,10 +294,11 @@ class _Graphics:
         target.image.read_into(depth, components=1, attachment=1, dtype="f4")
         return Image(rgba[..., :3].copy(), depth, rgba[..., 3].copy())
 
-    def _draw_shadow_map(self, fine: bool, base: NDArray[np.float32]) -> None:
+    def _draw_shadow_map(
+        self, fine: bool, base: NDArray[np.float32], light: NDArray[np.float32]
+    ) -> None:
         """Covers all that is within 1.2 m of a point 0.3 m above the robot's base."""
-        forward = -np.array(shaders.KEY_LIGHT)
-        forward /= np.linalg.norm(forward)
+        forward = -light
         right = np.cross(forward, (0.0, 0.0, 1.0))
         right /= np.linalg.norm(right)
         matrix = np.eye(4, dtype=np.float32)

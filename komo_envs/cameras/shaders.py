@@ -11,9 +11,6 @@ import math
 MAX_MATRICES = 264
 """Links and bodies of a scene, bounded by 8-bit segmentation ids: 11 links + 253 bodies."""
 
-KEY_LIGHT = (0.30, -0.45, 0.95)
-"""Direction towards the main light, the one that casts shadows; world frame."""
-
 _DISC = [
     (
         0.007 * math.sqrt((i + 0.5) / 16) * math.cos(2.4 * i),
@@ -44,11 +41,13 @@ in vec3 color;
 in int body;
 out vec3 v_position;
 out vec3 v_normal;
+out vec3 v_place;  // in the body's own frame
 flat out vec4 v_paint;  // colour, and the segmentation id
 
 void main() {
     vec4 x = rows[3 * body], y = rows[3 * body + 1], z = rows[3 * body + 2];
     vec4 p = vec4(position, 1.0);
+    v_place = position;
     v_position = vec3(dot(x, p), dot(y, p), dot(z, p));
     v_normal = vec3(dot(x.xyz, normal), dot(y.xyz, normal), dot(z.xyz, normal));
     v_paint = vec4(color, float(max(body - 9, 1)) / 255.0);  // links are 1, bodies 2 and on
@@ -59,14 +58,18 @@ void main() {
 
 _SCENE_FRAGMENT = (
     f"""#version 330
-const vec3 KEY = normalize(vec3{KEY_LIGHT});
 {_BACKGROUND}
 """
     + """
+uniform vec3 key_direction;
+uniform float brightness;
+uniform float texture_contrast;
+uniform float pattern;
 uniform vec3 eye;
 uniform vec2 centre;
 in vec3 v_position;
 in vec3 v_normal;
+in vec3 v_place;
 flat in vec4 v_paint;
 layout(location = 0) out vec4 out_color;
 layout(location = 1) out float out_depth;
@@ -79,19 +82,41 @@ const vec3 GROUND = vec3(0.17, 0.16, 0.15);
 
 SHADOW_FUNCTION
 
+float scatter(vec3 cell) {
+    return fract(sin(dot(cell, vec3(12.9898, 78.233, 37.719)) + pattern) * 43758.5453);
+}
+
+// From -1 to 1, smooth between the corners of cells of a unit's size.
+float noise(vec3 p) {
+    vec3 cell = floor(p), t = p - cell;
+    t *= t * (3.0 - 2.0 * t);
+    float sum = 0.0;
+    for (int i = 0; i < 8; ++i) {
+        vec3 corner = vec3(i & 1, (i >> 1) & 1, i >> 2);
+        vec3 near = mix(1.0 - t, t, corner);
+        sum += near.x * near.y * near.z * scatter(cell + corner);
+    }
+    return 2.0 * sum - 1.0;
+}
+
 void main() {
     vec3 to_eye = normalize(eye - v_position);
     vec3 n = normalize(v_normal);
     float facing = dot(n, to_eye);
-    float key = max(dot(n, KEY), 0.0) * key_light(n);
+    float key = max(dot(n, key_direction), 0.0) * key_light(n);
     float fill = max(dot(n, FILL), 0.0);
     vec3 light = mix(GROUND, SKY, 0.5 + 0.5 * n.z) + key * KEY_COLOR + fill * FILL_COLOR;
 
-    float shine = max(dot(n, normalize(KEY + to_eye)), 0.0);
+    float shine = max(dot(n, normalize(key_direction + to_eye)), 0.0);
     shine *= shine; shine *= shine; shine *= shine; shine *= shine; shine *= shine;  // to the 32nd
     float grazing = 1.0 - abs(facing);
     grazing *= grazing; grazing *= grazing;
-    vec3 color = sqrt(v_paint.rgb * light + 0.10 * shine * key + 0.08 * grazing * SKY);
+    vec3 paint = v_paint.rgb;
+    if (texture_contrast > 0.0 && v_paint.a > 1.5 / 255.0)  // not the robot
+        paint *= 1.0 + texture_contrast
+            * (0.6 * noise(15.0 * v_place) + 0.4 * noise(60.0 * v_place));
+    vec3 lit = paint * light + 0.10 * shine * key + 0.08 * grazing * SKY;
+    vec3 color = sqrt(brightness * lit);
 
     // Far from the robot everything pales into the background, as a large table's far edge does.
     float away = smoothstep(0.4, 2.0, length(v_position.xy - centre));

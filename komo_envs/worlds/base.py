@@ -33,10 +33,17 @@ class WorldState:
 class World(Protocol):
     """A robot among bodies, in simulation or real."""
 
-    def reset(self, q: Array, bodies: Sequence[Body], arm_collides: bool = False) -> WorldState:
+    def reset(
+        self,
+        q: Array,
+        bodies: Sequence[Body],
+        arm_collides: bool = False,
+        stiffness: float = 1.0,
+    ) -> WorldState:
         """Bring the arm to joint positions ``q`` (7,), at rest, and the bodies to their poses.
 
-        A simulation may leave the arm and the hand out of all contacts but with ``arm_collides``.
+        A simulation may leave the arm and the hand out of all contacts but with ``arm_collides``,
+        and its joint drives are ``stiffness`` times as stiff as they normally are.
         """
 
     def step(self, reference: Array) -> WorldState:

@@ -33,11 +33,17 @@ class IsolatedWorld:
         self.process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
-    def reset(self, q: Array, bodies: Sequence[Body], arm_collides: bool = False) -> WorldState:
+    def reset(
+        self,
+        q: Array,
+        bodies: Sequence[Body],
+        arm_collides: bool = False,
+        stiffness: float = 1.0,
+    ) -> WorldState:
         """As ``PhysxWorld.reset``; starts the child process if there is none."""
         if self._connection is None:
             self._start()
-        return self._call("reset", q, tuple(bodies), arm_collides)
+        return self._call("reset", q, tuple(bodies), arm_collides, stiffness)
 
     def step(self, reference: Array) -> WorldState:
         """As ``PhysxWorld.step``."""

@@ -21,6 +21,8 @@ COLLISION_FRAMES = (
     "l_finger2",
 )
 """Capsules and boxes around the moving links, the hand and the fingers."""
+DRIVE_STIFFNESS, DRIVE_DAMPING = 1000.0, 100.0
+"""Of the joint drives that rai gives the simulated arm, N m/rad and N m s/rad."""
 FINGER_GAP = 0.012
 """Distance in m of each finger from the gripper's centre: closed around a tool."""
 
@@ -110,6 +112,17 @@ def _add_body(config: ry.Config, body: Body) -> None:
     frame.setAttributes({"friction": body.friction, "simulate": body.solid})
     if body.mass is not None:
         frame.setMass(body.mass)
+
+
+def set_stiffness(config: ry.Config, stiffness: float) -> None:
+    """Make a configuration's joint drives so many times as stiff as they normally are.
+
+    Attributes are shared by all configurations that were copied from one, so every simulation has
+    to say what it wants.
+    """
+    gains = {"motorKp": DRIVE_STIFFNESS * stiffness, "motorKd": DRIVE_DAMPING}
+    for joint in range(1, 8):
+        config.getFrame(f"l_panda_joint{joint}").setAttributes(gains)
 
 
 class Kinematics:

@@ -13,7 +13,7 @@ import numpy as np
 
 from komo_envs.scene import IDENTITY, Array, Body
 from komo_envs.worlds.base import CONTROL_PERIOD, WorldState
-from komo_envs.worlds.panda import LINK_FRAMES, load_panda
+from komo_envs.worlds.panda import LINK_FRAMES, load_panda, set_stiffness
 from komo_envs.worlds.rai import SimulationError, plain_errors, quiet, ry
 
 PHYSICS_STEP = 0.005
@@ -35,10 +35,17 @@ class PhysxWorld:
         self._layout: tuple[object, ...] = ()
         _worlds.add(self)
 
-    def reset(self, q: Array, bodies: Sequence[Body], arm_collides: bool = False) -> WorldState:
+    def reset(
+        self,
+        q: Array,
+        bodies: Sequence[Body],
+        arm_collides: bool = False,
+        stiffness: float = 1.0,
+    ) -> WorldState:
         """Set the arm to ``q`` (7,) at rest, and every body to its initial pose.
 
-        With ``arm_collides``, the arm and the hand can touch things too, not only the tool.
+        With ``arm_collides``, the arm and the hand can touch things too, not only the tool. The
+        joint drives are ``stiffness`` times as stiff as usual, with the same damping.
 
         Raises:
             SimulationError: rai refused the scene.
@@ -64,6 +71,7 @@ class PhysxWorld:
             for body in bodies:
                 if body.parent is None:
                     self._config.getFrame(body.name).setPose(list(body.pose))
+            set_stiffness(self._config, stiffness)
             threads = set(os.listdir("/proc/self/task"))
             self._simulation = ry.Simulation(self._config, ry.SimulationEngine.physx, verbose=0)
             started = set(os.listdir("/proc/self/task")) - threads
