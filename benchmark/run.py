@@ -6,7 +6,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -16,11 +16,14 @@ from pathlib import Path
 import tyro
 
 from benchmark.display import progress, show_scores, summary
+from benchmark.entry import RESULT
 from benchmark.episode_log import Entry, EpisodeLog
+from benchmark.films import REPORT, VIDEOS, film
 from benchmark.identify import identify
 from benchmark.protocol import SOURCES, choose_envs, choose_seeds
 from benchmark.result import (
     Commit,
+    Episode,
     Result,
     Setup,
     load_result,
@@ -52,9 +55,10 @@ class Arguments:
     workers: int | None = None
     """Processes that play episodes; as many as there are cores if not given."""
     out: Path | None = None
-    """Folder for result.json, the episodes and the videos; runs/POLICY-TIME if not given."""
+    """Folder for result.json, report.html, the episodes and the videos; runs/POLICY-TIME if not
+    given."""
     videos: int = 0
-    """How many episodes of each environment to film, the first ones."""
+    """How many episodes of each environment to film, the first ones; typical ones always are."""
     episode_seconds: float = 600.0
     """Wall time after which an episode is ended, and has failed."""
     memory_gib: float = 8.0
@@ -76,20 +80,20 @@ def main() -> None:
     except KeyboardInterrupt:
         fail(MODULE, "interrupted", code=130)
     workers = arguments.workers or provenance.usable_cores()
-    file = log.folder / "result.json"
-    finished = file.exists()
+    file, page = log.folder / RESULT, log.folder / REPORT
+    finished = file.exists() and page.exists()
     try:
-        make_player = partial(Player, arguments.policy, log.folder / "videos", arguments.trust_code)
+        make_player = partial(Player, arguments.policy, log.folder / VIDEOS, arguments.trust_code)
         result = run(log, make_player, workers)
     except KeyboardInterrupt:
         fail(MODULE, f"interrupted; {_rest(log)}", code=130)
-    except (WorkerError, OSError) as error:
+    except (WorkerError, OSError, ValueError) as error:
         fail(MODULE, f"stopped: {error}; {_rest(log)}", code=1)
     with printing(MODULE, f"{file} is complete"):
         if finished:
             print(f"{file} is already there, with the same configuration: nothing to do.")
         show_scores(result)
-        print(f"Result: {file}")
+        print(f"Result: {file}\nReport: {page}")
         print(summary(result))
 
 
@@ -154,35 +158,52 @@ def _command() -> str:
 
 
 def run(log: EpisodeLog, make_player: Callable[[], Player], workers: int) -> Result:
-    """Play the episodes that are not in ``log`` yet, and write ``result.json`` if it is not there.
-
-    Environments are played one after the other, so that each one's wall time is its own.
+    """Do what is left to do of a run: play its episodes, film typical ones, and write the report.
 
     Args:
         log: Of the run.
-        make_player: Makes what each of them plays with.
+        make_player: Makes what each process plays with.
         workers: How many processes play.
 
     Raises:
         WorkerError: The run cannot go on.
         OSError: A file cannot be written.
+        ValueError: A file in the folder is not what it should be.
     """
-    setup = log.setup
+    file, page = log.folder / RESULT, log.folder / REPORT
     missing = [
-        Job(env_id, seed, film=number < setup.videos)
-        for env_id in setup.envs
-        for number, seed in enumerate(setup.seed_range())
+        Job(env_id, seed, film=number < log.setup.videos)
+        for env_id in log.setup.envs
+        for number, seed in enumerate(log.setup.seed_range())
         if (env_id, seed) not in log.entries
     ]
-    file = log.folder / "result.json"
-    if not missing and file.exists():
+    if not missing and file.exists() and page.exists():
         return load_result(file)
+    with Workers(workers, make_player, log.setup.limits()) as pool:
+        if missing or not file.exists():
+            play(log, missing, pool)
+            save_result(collect(log, workers), file)
+        result = load_result(file)
+        film(result, log.folder, pool)
+    # Here, for every worker imports what this module does, and draws nothing.
+    from benchmark.report import write_report
+
+    write_report(result, log.folder, page)
+    return result
+
+
+def play(log: EpisodeLog, missing: Sequence[Job], pool: Workers[Episode]) -> None:
+    """Play the episodes that are not in ``log`` yet.
+
+    Environments are played one after the other, so that each one's wall time is its own.
+
+    Raises:
+        WorkerError: The run cannot go on.
+        OSError: The log cannot be written.
+    """
+    setup = log.setup
     total = dict.fromkeys(setup.envs, len(setup.seed_range()))
-    done = [entry.episode for entry in log.entries.values()]
-    with (
-        Workers(min(workers, len(missing)), make_player, setup.limits()) as pool,
-        progress(total, done) as display,
-    ):
+    with progress(total, [entry.episode for entry in log.entries.values()]) as display:
         for env_id in setup.envs:
             before = log.elapsed(env_id)
             started = time.monotonic()
@@ -191,9 +212,6 @@ def run(log: EpisodeLog, make_player: Callable[[], Player], workers: int) -> Res
                 episode = played.answer or lost(played.task, played.given_up)
                 log.add(Entry(episode, played.deaths, elapsed))
                 display.add(episode)
-    result = collect(log, workers)
-    save_result(result, file)
-    return result
 
 
 def collect(log: EpisodeLog, workers: int) -> Result:

@@ -86,7 +86,7 @@ class Workers(Generic[Answer]):
     """Processes that do tasks. A context: they live inside it.
 
     Args:
-        count: How many.
+        count: How many at most; no more are started than there are tasks.
         make_player: Called in each of them; it is pickled.
         limits: Of each task; None for none.
     """
@@ -118,9 +118,9 @@ class Workers(Generic[Answer]):
         Raises:
             WorkerError: A worker cannot go on.
         """
-        while len(self._workers) < self._count:
-            self._start()
         waiting = deque(tasks)
+        while len(self._workers) < min(self._count, len(waiting)):
+            self._start()
         deaths: Counter[Task] = Counter()
         while True:
             for worker in self._workers:
