@@ -16,6 +16,8 @@ from komo_envs.worlds.base import CONTROL_PERIOD
 
 WIDTH, HEIGHT = 300, 150
 """Of the area of a curve, in units of the drawing; its origin is the upper left corner."""
+POINTS = 201
+"""Of a curve, at most: an episode may have a million steps."""
 RATES = (0, 25, 50, 75, 100)
 """%, that have a line."""
 
@@ -41,8 +43,9 @@ class Chart:
 
 def draw_charts(episodes: Sequence[Episode]) -> tuple[Chart, Chart]:
     """Success over the distance at the end, and over time, of the episodes of an environment."""
-    limits = np.linspace(0.0, FARTHEST, 101)
-    steps = np.arange(max(episode.steps for episode in episodes) + 2)
+    limits = np.linspace(0.0, FARTHEST, POINTS)
+    last = max(episode.steps for episode in episodes) + 1
+    steps = np.unique(np.linspace(0, last, POINTS).astype(int))
     return (
         _chart(
             "Episodes that end within a distance",

@@ -22,9 +22,14 @@
       shown === all ? `${all} episodes` : `${shown} of ${all} episodes`;
   }
 
+  function showAll() {
+    form.reset();
+    filter();
+  }
+
   form.addEventListener("input", filter);
-  form.addEventListener("reset", () => setTimeout(filter)); // when the fields are empty
   form.addEventListener("submit", (event) => event.preventDefault());
+  form.querySelector(".all").addEventListener("click", showAll);
   for (const button of document.querySelectorAll("button.kind")) {
     button.addEventListener("click", () => {
       form.reset();
@@ -61,10 +66,7 @@
       other.removeAttribute("aria-selected");
     }
     const row = rowOf.get(episode);
-    if (row.hidden) {
-      form.reset();
-      filter();
-    }
+    if (row.hidden) showAll();
     row.classList.add("selected");
     row.setAttribute("aria-selected", "true");
     const box = row.closest(".scroll");
