@@ -215,7 +215,7 @@ def test_a_worker_that_dies_is_replaced(undisturbed, tmp_path):
     process = start(*EXPERT, "--workers", 2, "--out", tmp_path)
     wait_for(lambda: len(log_lines(tmp_path)) >= 2)
     os.kill(workers_of(process.pid)[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert read(tmp_path)["workers_replaced"] == 1
     assert read(tmp_path)["episodes"] == read(undisturbed)["episodes"]
@@ -256,7 +256,7 @@ def test_a_terminal_sees_a_bar_with_the_success_rate(tmp_path):
 
     listener = threading.Thread(target=listen)
     listener.start()
-    code = process.wait(timeout=60)
+    code = process.wait(timeout=120)
     listener.join(timeout=20)
     os.close(ours)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode())

@@ -47,7 +47,7 @@
   const markOf = new Map(marks.map((mark) => [mark.dataset.episode, mark]));
 
   function describe(row) {
-    const [seed, outcome, steps, distance, why] = [...row.cells].slice(-5).map((cell) => cell.textContent);
+    const [seed, outcome, steps, distance, why] = [...row.cells].map((cell) => cell.textContent);
     const end = distance ? `, ${distance} cm away at the end` : "";
     return `Seed ${seed}: ${outcome}${why ? `, ${why}` : ""}; ${steps} steps${end}.`;
   }
