@@ -74,7 +74,7 @@ def film(result: Result, folder: Path, pool: Workers[Episode]) -> None:
 
     Raises:
         OSError: The record of what was filmed cannot be written.
-        ValueError: The one that is there is none.
+        ValueError: The one in the folder is none.
     """
     episodes, videos = _record(folder), _videos(folder)
     there = {(episode.env, episode.seed) for episode in episodes}

@@ -19,7 +19,6 @@ from benchmark.result import Episode, Result, TaskScore, load_result
 from benchmark.scene_map import SceneMap, draw_map
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import check_writable, write_text
-from komo_envs.worlds.base import CONTROL_PERIOD
 
 MODULE = "benchmark.report"
 
@@ -62,40 +61,36 @@ def main() -> None:
         out = arguments.out or file.parent / REPORT
         result = load_result(file)
         check_writable("--out", out)
-        write_report(result, file.parent, out)
+        write_text(out, report(result, file.parent))
     except (ValueError, OSError) as error:
         fail(MODULE, error)
     with printing(MODULE, f"{out} is written"):
         print(f"Wrote {out}")
 
 
-def write_report(result: Result, folder: Path, out: Path) -> None:
-    """Write the page of a result.
+def report(result: Result, folder: Path) -> str:
+    """The page of a result.
 
     Args:
         result: It.
         folder: Where its file is, and its videos may be.
-        out: The page.
 
     Raises:
-        OSError: A file cannot be read or written.
+        OSError: A file cannot be read.
         ValueError: The record of what was filmed is none.
     """
-    seeds = result.seed_range()
-    page = render(
+    return render(
         "report.html",
         scripts=("report.js",),
         title=f"{result.policy.name}: {', '.join(result.envs)}",
         result=result,
         summary=summary(result),
-        split=split_of(seeds) or "mixed",
+        split=split_of(result.seed_range()) or "mixed",
         sections=[*_sections(result, folder)],
-        period=CONTROL_PERIOD,
         width=WIDTH,
         height=HEIGHT,
         as_data=as_data,
     )
-    write_text(out, page)
 
 
 def _sections(result: Result, folder: Path) -> Iterator[Section]:

@@ -34,6 +34,7 @@ from benchmark.rollout import Job, Player, lost
 from komo_envs.suite import SUITE
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.files import write_text
 from komo_envs.tools.workers import WorkerError, Workers
 
 MODULE = "benchmark.run"
@@ -186,9 +187,9 @@ def run(log: EpisodeLog, make_player: Callable[[], Player], workers: int) -> Res
         result = load_result(file)
         film(result, log.folder, pool)
     # Here, for every worker imports what this module does, and draws nothing.
-    from benchmark.report import write_report
+    from benchmark.report import report
 
-    write_report(result, log.folder, page)
+    write_text(page, report(result, log.folder))
     return result
 
 

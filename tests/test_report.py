@@ -210,7 +210,7 @@ def test_a_point_of_the_map_is_an_episode(reader, run_folder):
     said = f"Seed {FIRST}: ✕ failure, timeout; 150 steps, {100 * failed.distance:.2f} cm away"
     assert said in page.locator("#env1 [role=status]").inner_text()
     assert page.locator("#env1 .selected .scene").is_visible()
-    row = page.locator("#table tr[aria-selected=true]")
+    row = page.locator("#table tr[aria-current=true]")
     assert row.locator("td").all_inner_texts()[::5] == [str(FIRST), ENVS[1]]
     assert row.is_visible()
 

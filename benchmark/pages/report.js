@@ -63,12 +63,12 @@
   function select(episode) {
     for (const other of document.querySelectorAll(".selected")) {
       other.classList.remove("selected");
-      other.removeAttribute("aria-selected");
+      other.removeAttribute("aria-current");
     }
     const row = rowOf.get(episode);
     if (row.hidden) showAll();
     row.classList.add("selected");
-    row.setAttribute("aria-selected", "true");
+    row.setAttribute("aria-current", "true");
     const box = row.closest(".scroll");
     box.scrollTop = row.offsetTop - box.clientHeight / 2;
     const mark = markOf.get(episode);
