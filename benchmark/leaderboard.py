@@ -100,7 +100,7 @@ class Arguments:
     check: bool = False
     """Write nothing; exit with 1 if the leaderboard is not what would be generated."""
     html: Path | None = None
-    """The leaderboard as a page with tables that can be sorted, .html, besides. Its links lead on
+    """A page, .html, to write besides: the same, with tables that can be sorted. Its links lead on
     from the folder that leaderboard.md is in."""
     results: Path = Path("benchmark/results")
     """Folder of the rows."""
@@ -115,6 +115,8 @@ def main() -> None:
         text = leaderboard(arguments.results)
         files = {arguments.out: text}
         if arguments.html is not None:
+            if arguments.html.suffix != ".html":
+                raise ValueError(f"--html {arguments.html}: expected a name that ends in .html")
             files[arguments.html] = as_page(text)
         for file, content in files.items():
             if not arguments.check:

@@ -261,6 +261,9 @@ def test_a_phone_scrolls_no_page_sideways(browser, run_folder, tmp_path):
     reader.page.close()
     checked = run_module("leaderboard", "--check", "--out", tmp_path / "board.md", "--html", board)
     assert checked.returncode == 0
+    refused = run_module("leaderboard", "--html", tmp_path / "board.md")
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("expected a name that ends in .html\n")
 
 
 EVIL = (
