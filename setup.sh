@@ -4,7 +4,7 @@
 # what is left to do.
 #
 #   ./setup.sh                      what it takes to run
-#   ./setup.sh --dev                and to test: a virtual screen, pytest, ...
+#   ./setup.sh --dev                and to test: a virtual screen, a browser, pytest, ...
 #   PYTHON=python3.12 ./setup.sh    with this Python; else python3, or any from 3.10 to 3.13
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
@@ -118,15 +118,23 @@ exec 9<. && flock 9 # a second setup.sh waits for the first
 
 find_python
 find_missing
-xvfb=() # for the tests that open a window; without it they are skipped
-if [ "$extra" ] && command -v apt-get >/dev/null && ! command -v Xvfb >/dev/null; then xvfb=(xvfb); fi
-if ((${#packages[@]})); then
-    install_packages "${packages[@]}" "${xvfb[@]}"
+tools=() # for the tests that open a window or a page; without them those are skipped
+if [ "$extra" ] && command -v apt-get >/dev/null; then
+    command -v Xvfb >/dev/null || tools+=(xvfb)
+    # Ubuntu's is a snap, which hardly runs in a container and cannot open every file.
+    if grep -qx ID=debian /etc/os-release && ! command -v chromium >/dev/null; then tools+=(chromium); fi
+fi
+asked=${#packages[@]}
+if ((asked)); then
+    install_packages "${packages[@]}"
     find_python
     find_missing
     ((${#packages[@]} == 0)) || die "still missing: $(IFS=,; echo "${absent[*]}")"
-elif ((${#xvfb[@]})) && [ "$(id -u)" -eq 0 ]; then # no password is asked for it alone
-    (install_packages "${xvfb[@]}") || say 'going on without Xvfb'
+fi
+if ((asked)) || [ "$(id -u)" -eq 0 ]; then # no password is asked for them alone
+    for tool in "${tools[@]}"; do
+        (install_packages "$tool") || say "going on without $tool"
+    done
 fi
 
 rmdir .venv 2>/dev/null || true # all that there is where making it was interrupted at once

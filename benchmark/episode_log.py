@@ -52,11 +52,12 @@ class EpisodeLog:
 
     def __init__(self, folder: Path, setup: Setup) -> None:
         path = folder / "episodes.jsonl"
-        if (folder / "result.json").exists() and not path.exists():
-            raise ValueError(
-                f"--out {folder}: holds a result.json without its episodes.jsonl; "
-                "expected an unfinished run or a folder without one"
-            )
+        for left in ("result.json", "films.json", "videos"):
+            if (folder / left).exists() and not path.exists():  # they are of another run
+                raise ValueError(
+                    f"--out {folder}: holds a {left} without its episodes.jsonl; "
+                    "expected an unfinished run or a folder without one"
+                )
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)

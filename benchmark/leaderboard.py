@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
 from benchmark.display import success_text
 from benchmark.entry import RESULT, VERIFICATION, Entry, Row, load_rows
+from benchmark.page import render
 from benchmark.protocol import EPISODES
 from benchmark.result import Result
 from komo_envs.suite import ENVS, PAPER_ENVS, SUITE, TEST
@@ -95,6 +99,9 @@ class Arguments:
 
     check: bool = False
     """Write nothing; exit with 1 if the leaderboard is not what would be generated."""
+    html: Path | None = None
+    """A page, .html, to write besides: the same, with tables that can be sorted. Its links lead on
+    from the folder that leaderboard.md is in."""
     results: Path = Path("benchmark/results")
     """Folder of the rows."""
     out: Path = Path("leaderboard.md")
@@ -106,12 +113,18 @@ def main() -> None:
     arguments = parse(Arguments, MODULE)
     try:
         text = leaderboard(arguments.results)
-        if not arguments.check:
-            write_text(arguments.out, text)
-            with printing(MODULE, f"{arguments.out} is written"):
-                print(f"Wrote {arguments.out}")
-        elif not arguments.out.exists() or arguments.out.read_text(encoding="utf-8") != text:
-            fail(MODULE, f"{arguments.out} is not what the results give: generate it again", 1)
+        files = {arguments.out: text}
+        if arguments.html is not None:
+            if arguments.html.suffix != ".html":
+                raise ValueError(f"--html {arguments.html}: expected a name that ends in .html")
+            files[arguments.html] = as_page(text)
+        for file, content in files.items():
+            if not arguments.check:
+                write_text(file, content)
+                with printing(MODULE, f"{file} is written"):
+                    print(f"Wrote {file}")
+            elif not file.exists() or file.read_text(encoding="utf-8") != content:
+                fail(MODULE, f"{file} is not what the results give: generate it again", 1)
     except (ValueError, OSError) as error:
         fail(MODULE, error)
 
@@ -134,6 +147,16 @@ def leaderboard(folder: Path) -> str:
         condition = PAPER_TEXT if env_id in PUBLISHED else ""
         text += f"\n## {env_id}\n{condition}\n{table if rows else NOTHING}"
     return text
+
+
+def as_page(text: str) -> str:
+    """The leaderboard as a page of one file; ``text`` is its Markdown, which has no HTML in it."""
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    body = markdown.render(text)
+    # A wide table scrolls by itself, not the page with it.
+    scroll = '<div class="scroll" tabindex="0" role="region" aria-label="Scores"><table>'
+    body = body.replace("<table>", scroll).replace("</table>", "</table></div>")
+    return render("leaderboard.html", title="Leaderboard of komo-envs", text=Markup(body))
 
 
 def _cells(row: Row, env_id: str) -> list[str]:

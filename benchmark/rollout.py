@@ -74,7 +74,7 @@ class Player:
             Exception: Of any kind.
         """
         env, policy = self._prepare(env_id)
-        video = Video(self._videos, env, _file_name(f"{env_id}-{seed}")) if film else None
+        video = Video(self._videos, env, video_name(env_id, seed)) if film else None
         scene: dict[str, Any] = {}
         once = success = False
         distance = None
@@ -222,9 +222,9 @@ def _plain(scene: dict[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def _file_name(name: str) -> str:
-    """The name without what a file's had better not have: an id may have a ``:`` or a ``/``."""
-    return re.sub(r"[^\w.-]", "-", name)
+def video_name(env_id: str, seed: int) -> str:
+    """How the name of an episode's video begins: an id may have a ``:`` or a ``/``, and no file."""
+    return re.sub(r"[^\w.-]", "-", f"{env_id}-{seed}")
 
 
 @contextlib.contextmanager

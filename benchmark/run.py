@@ -6,7 +6,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from benchmark.display import progress, show_scores, summary
+from benchmark.entry import RESULT
 from benchmark.episode_log import Entry, EpisodeLog
+from benchmark.films import REPORT, VIDEOS, film
 from benchmark.identify import identify
 from benchmark.protocol import SOURCES, choose_envs, choose_seeds
 from benchmark.result import (
@@ -33,10 +35,11 @@ from benchmark.rollout import Job, Player, lost
 from komo_envs.suite import SUITE
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
-from komo_envs.tools.workers import WorkerError, Workers
+from komo_envs.tools.files import write_text
+from komo_envs.tools.workers import Pool, WorkerError, Workers
 
 if TYPE_CHECKING:
-    from komo_envs.tools.ray_workers import Cluster, RayWorkers
+    from komo_envs.tools.ray_workers import Cluster
 
 MODULE = "benchmark.run"
 
@@ -59,9 +62,12 @@ class Arguments:
     executor: Literal["local", "ray"] = "local"
     """Where they are: on this machine, or on the nodes of a Ray cluster."""
     out: Path | None = None
-    """Folder for result.json, the episodes and the videos; runs/POLICY-TIME if not given."""
+    """Folder for result.json, report.html, the episodes and the videos; runs/POLICY-TIME if not
+    given."""
     videos: int = 0
-    """How many episodes of each environment to film, the first ones."""
+    """How many episodes of each environment to film, the first ones; typical ones always are."""
+    report: bool = True
+    """Whether to film typical episodes, and to write report.html."""
     episode_seconds: float = 600.0
     """Wall time after which an episode is ended, and has failed."""
     memory_gib: float = 8.0
@@ -82,20 +88,20 @@ def main() -> None:
         fail(MODULE, f"{type(error).__name__}: {error}", code=1)
     except KeyboardInterrupt:
         fail(MODULE, "interrupted", code=130)
-    file = log.folder / "result.json"
-    finished = file.exists()
+    file, page = log.folder / RESULT, log.folder / REPORT
+    finished = file.exists() and (page.exists() or not arguments.report)
     try:
         make_player = partial(Player, arguments.policy, trust_code=arguments.trust_code)
-        result = run(log, make_player, arguments.workers, cluster)
+        result = run(log, make_player, arguments.workers, cluster, arguments.report)
     except KeyboardInterrupt:
         fail(MODULE, f"interrupted; {_rest(log)}", code=130)
-    except (WorkerError, OSError) as error:
+    except (WorkerError, OSError, ValueError) as error:
         fail(MODULE, f"stopped: {error}; {_rest(log)}", code=1)
     with printing(MODULE, f"{file} is complete"):
         if finished:
             print(f"{file} is already there, with the same configuration: nothing to do.")
         show_scores(result)
-        print(f"Result: {file}")
+        print(f"Result: {file}\nReport: {page}")
         print(summary(result))
 
 
@@ -178,46 +184,67 @@ def run(
     make_player: Callable[[Path], Player],
     workers: int | None,
     cluster: Cluster | None,
+    with_report: bool,
 ) -> Result:
-    """Play the episodes that are not in ``log`` yet, and write ``result.json`` if it is not there.
-
-    Environments are played one after the other, so that each one's wall time is its own.
+    """Do what is left to do of a run: play its episodes, film typical ones, and write the report.
 
     Args:
         log: Of the run.
         make_player: Makes what each of them plays with, from the folder for its videos.
         workers: How many processes play; as many as there are cores if None.
         cluster: On whose nodes; None for this machine.
+        with_report: Whether to film, and to write the report.
 
     Raises:
         WorkerError: The run cannot go on.
         OSError: A file cannot be written.
+        ValueError: A file in the folder is not what it should be.
     """
-    setup = log.setup
+    file, page = log.folder / RESULT, log.folder / REPORT
     missing = [
-        Job(env_id, seed, film=number < setup.videos)
-        for env_id in setup.envs
-        for number, seed in enumerate(setup.seed_range())
+        Job(env_id, seed, film=number < log.setup.videos)
+        for env_id in log.setup.envs
+        for number, seed in enumerate(log.setup.seed_range())
         if (env_id, seed) not in log.entries
     ]
-    file = log.folder / "result.json"
-    if not missing and file.exists():
+    if not missing and file.exists() and (page.exists() or not with_report):
         return load_result(file)
-    total = dict.fromkeys(setup.envs, len(setup.seed_range()))
-    done = [entry.episode for entry in log.entries.values()]
-    videos, limits = log.folder / "videos", setup.limits()
-    pool: Workers[Episode] | RayWorkers[Episode]
+    videos, limits = log.folder / VIDEOS, log.setup.limits()
+    pool: Pool[Episode]
     if cluster is None:
         nodes, workers = 1, workers or provenance.usable_cores()
-        pool = Workers(min(workers, len(missing)), partial(make_player, videos), limits)
+        pool = Workers(workers, partial(make_player, videos), limits)
     else:
         places = cluster.places(workers)
         nodes, workers = len(set(places)), len(places)
-        pool = cluster.workers(places[: len(missing)], make_player, videos, limits)
-    with (
-        pool,
-        progress(total, done) as display,
-    ):
+        pool = cluster.workers(places[: max(len(missing), 1)], make_player, videos, limits)
+    with pool:
+        if missing or not file.exists():
+            play(log, missing, pool)
+            save_result(collect(log, workers, nodes), file)
+        result = load_result(file)
+        if not with_report:
+            return result
+        film(result, log.folder, pool)
+    # Here, for every worker imports what this module does, and draws nothing.
+    from benchmark.report import report
+
+    write_text(page, report(result, log.folder))
+    return result
+
+
+def play(log: EpisodeLog, missing: Sequence[Job], pool: Pool[Episode]) -> None:
+    """Play the episodes that are not in ``log`` yet.
+
+    Environments are played one after the other, so that each one's wall time is its own.
+
+    Raises:
+        WorkerError: The run cannot go on.
+        OSError: The log cannot be written.
+    """
+    setup = log.setup
+    total = dict.fromkeys(setup.envs, len(setup.seed_range()))
+    with progress(total, [entry.episode for entry in log.entries.values()]) as display:
         for env_id in setup.envs:
             before = log.elapsed(env_id)
             started = time.monotonic()
@@ -226,9 +253,6 @@ def run(
                 episode = played.answer or lost(played.task, played.given_up)
                 log.add(Entry(episode, played.deaths, elapsed))
                 display.add(episode)
-    result = collect(log, workers, nodes)
-    save_result(result, file)
-    return result
 
 
 def collect(log: EpisodeLog, workers: int, nodes: int) -> Result:

@@ -27,10 +27,10 @@ from komo_envs.suite import TRAIN
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import replacing, write_text
-from komo_envs.tools.workers import WorkerError, Workers
+from komo_envs.tools.workers import Pool, WorkerError, Workers
 
 if TYPE_CHECKING:
-    from komo_envs.tools.ray_workers import Cluster, RayWorkers
+    from komo_envs.tools.ray_workers import Cluster
 
 MODULE = "experts.collect"
 
@@ -342,7 +342,7 @@ def collect(
     """
     done = parts.finished(seeds)
     missing = [Job(seed) for seed in seeds if seed not in done]
-    pool: Workers[bool] | RayWorkers[bool]
+    pool: Pool[bool]
     if cluster is None:
         count = min(workers or provenance.usable_cores(), len(missing))
         pool = Workers(count, partial(make_player, parts.folder))

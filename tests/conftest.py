@@ -58,6 +58,6 @@ def result_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The result of four episodes of the zero policy in each of two environments."""
     folder = tmp_path_factory.mktemp("zero")
     arguments = ("--policy", "zero", "--env", *ENVS[:2], "--episodes", 4)
-    done = run_module("run", *arguments, "--out", folder)
+    done = run_module("run", *arguments, "--no-report", "--out", folder)
     assert done.returncode == 0, done.stderr
     return folder / "result.json"

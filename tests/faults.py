@@ -29,7 +29,7 @@ def command(policy: str, episodes: int, out: Path) -> list[str]:
     """Of a run with two workers that films two episodes."""
     words = ["--policy", policy, "--env", "KomoPush-v0", "--episodes", str(episodes)]
     words += ["--workers", "2", "--videos", "2", "--out", str(out)]
-    return [sys.executable, "-m", "benchmark.run", *words]
+    return [sys.executable, "-m", "benchmark.run", "--no-report", *words]
 
 
 def disturbed(run: list[str], times: int, rng: random.Random) -> Counter[str]:

@@ -25,6 +25,7 @@ import msgpack
 import numpy as np
 
 from benchmark.entry import load_row
+from benchmark.report import report
 from benchmark.result import load_result
 from experts.demos import DemoFile
 from policies import remote
@@ -145,6 +146,11 @@ def mutate_message(folder: Path, rng: random.Random) -> None:
     file.write_bytes(data)
 
 
+def load_report(folder: Path) -> None:
+    """A result, and what its page is made of."""
+    report(load_result(folder / "result.json"), folder)
+
+
 def load_demos(folder: Path) -> None:
     with DemoFile(folder / "demos.h5") as file:
         for index in range(min(len(file), 3)):
@@ -160,7 +166,7 @@ def load_message(folder: Path) -> None:
 Mutate = Callable[[Path, random.Random], None]
 Load = Callable[[Path], object]
 LOADERS: dict[str, tuple[Mutate, Load, type[Exception]]] = {
-    "result": (mutate_file, lambda folder: load_result(folder / "result.json"), ValueError),
+    "result": (mutate_file, load_report, ValueError),
     "row": (mutate_file, load_row, ValueError),
     "checkpoint": (mutate_file, load_checkpoint, ValueError),
     "onnx": (mutate_file, lambda folder: OnnxStudent(folder / "student.onnx"), ValueError),

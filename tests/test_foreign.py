@@ -26,7 +26,7 @@ DOCS = PROJECT / "docs"
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmark.run", *map(str, arguments)]
+    command = [sys.executable, "-m", "benchmark.run", "--no-report", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
 
 

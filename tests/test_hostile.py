@@ -23,16 +23,18 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A good input of each loader, in a folder of its own."""
     folder = tmp_path_factory.mktemp("good")
-    scored, env = folder / "result", ("--env", "KomoPush-v0")
-    words = ("--policy", "zero", *env, "--episodes", 3)
+    scored, env = folder / "scored", ("--env", "KomoPush-v0")
+    words = ("--policy", "expert", *env, "--episodes", 3)
     assert run("-m", "benchmark.run", *words, "--out", scored).returncode == 0
-    (scored / "episodes.jsonl").unlink()
-    file = scored / "result.json"
+    (folder / "result").mkdir()
+    for name in ("result.json", "films.json"):
+        (scored / name).rename(folder / "result" / name)
+    file = folder / "result" / "result.json"
     words = ("--name", "row", "--authors", "us", "--data", "none", "--training", "none")
     here = ("--results", folder / "rows", "--board", folder / "board.md")
     assert run("-m", "benchmark.submit", file, *words, *here).returncode == 0
     row = folder / "rows" / "row"
-    assert run("-m", "benchmark.verify", row / "result.json", "--policy", "zero").returncode == 0
+    assert run("-m", "benchmark.verify", row / "result.json", "--policy", "expert").returncode == 0
     row.rename(folder / "row")
     demos = folder / "demos" / "demos.h5"
     demos.parent.mkdir()

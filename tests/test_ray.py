@@ -145,7 +145,7 @@ def player_of(pid: int) -> int | None:
 def test_nodes_change_nothing(nodes: Nodes, tmp_path: Path) -> None:
     # A path that means something only in the folder of the run, which is not the nodes'.
     policy = ("--policy", "docs/my_policy.py:MyPolicy", "--trust-code")
-    mine = (*policy, "--env", ENV, "--episodes", 2)
+    mine = (*policy, "--env", ENV, "--episodes", 2, "--no-report")
     here, there = tmp_path / "here", tmp_path / "there"
     local("benchmark.run", *mine, "--out", here)
     nodes.add()

@@ -221,14 +221,32 @@ def test_an_ensemble_is_the_mean_of_what_all_chunks_say(student, demos, tmp_path
 
 def test_a_student_is_scored(student, tmp_path):
     out = tmp_path / "run"
-    words = ("benchmark.run", "--policy", student, "--env", "KomoPush-v0", "--episodes", 2)
+    words = (
+        "benchmark.run",
+        "--no-report",
+        "--policy",
+        student,
+        "--env",
+        "KomoPush-v0",
+        "--episodes",
+        2,
+    )
     done = run(*words, "--out", out)
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "result.json").read_text())
     assert result["policy"]["name"] == "resnet18 rgb, transformer, light, seed 0"
     assert not result["policy"]["privileged"]
     assert result["policy"]["learning"]["demonstrations"] == 3
-    done = run("benchmark.run", "--policy", student, "--env", "KomoShelf-v0", "--episodes", 1)
+    done = run(
+        "benchmark.run",
+        "--no-report",
+        "--policy",
+        student,
+        "--env",
+        "KomoShelf-v0",
+        "--episodes",
+        1,
+    )
     assert done.returncode == 2
     assert "learned KomoPush-v0, and cannot act in KomoShelf-v0" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -326,7 +344,7 @@ def test_an_expert_takes_over_from_a_student(student, demos, tmp_path):
     used = {name: part["demonstrations"] for name, part in card["origin"]["demos"].items()}
     assert used == {"push.h5": 3, "taken.h5": 3}
     # A student of states is scored as one that sees more than a robot does.
-    words = ("--env", "KomoPush-v0", "--episodes", 1, "--out", tmp_path / "run")
+    words = ("--env", "KomoPush-v0", "--episodes", 1, "--no-report", "--out", tmp_path / "run")
     done = run("benchmark.run", "--policy", tmp_path / "second" / "seed0", *words)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["policy"]["privileged"]
@@ -416,10 +434,10 @@ def test_onnx_gives_the_same_actions(demos, tmp_path):
         states = tuple(state for _, state in actions)
         observation, *_ = env.step(actions[1][0])
     env.close()
-    done = run("benchmark.run", "--policy", file, "--env", env_id, "--episodes", 1)
+    done = run("benchmark.run", "--no-report", "--policy", file, "--env", env_id, "--episodes", 1)
     assert done.returncode == 0, done.stderr
     file.write_bytes(file.read_bytes()[:1000])
-    done = run("benchmark.run", "--policy", file, "--env", env_id, "--episodes", 1)
+    done = run("benchmark.run", "--no-report", "--policy", file, "--env", env_id, "--episodes", 1)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "is no ONNX file" in done.stderr

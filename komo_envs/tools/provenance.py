@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTCOMES = ("results", "pretrained")
 """Folders of a package with what its code has brought about: no part of what it does."""
 
-CODE = ("komo_envs", "experts", "policies", ":(glob)benchmark/*.py")
+CODE = ("komo_envs", "experts", "policies", ":(glob)benchmark/*.py", "benchmark/pages")
 """What runs: changes elsewhere leave it the commit's own."""
 
 

@@ -62,6 +62,20 @@ class Played(Generic[Task, Answer]):
     """Why it was given up, in words; empty if it was done."""
 
 
+class Pool(Protocol[Answer]):
+    """What does tasks: ``Workers``, or those of a cluster. A context: they live inside it."""
+
+    def __enter__(self) -> Pool[Answer]: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def play(self, tasks: Iterable[Task]) -> Iterator[Played[Task, Answer]]:
+        """Do all of ``tasks``; yield each when it is done, in whatever order that is.
+
+        Raises:
+            WorkerError: A worker cannot go on.
+        """
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a task may take. A worker that goes beyond is killed, and its task given up."""
@@ -87,7 +101,7 @@ class Workers(Generic[Answer]):
     """Processes that do tasks. A context: they live inside it.
 
     Args:
-        count: How many.
+        count: How many at most; no more are started than there are tasks.
         make_player: Called in each of them; it is pickled.
         limits: Of each task; None for none.
     """
@@ -121,9 +135,9 @@ class Workers(Generic[Answer]):
         Raises:
             WorkerError: A worker cannot go on.
         """
-        while len(self._workers) < self._count:
-            self._start()
         waiting = deque(tasks)
+        while len(self._workers) < min(self._count, len(waiting)):
+            self._start()
         deaths: Counter[Task] = Counter()
         while True:
             for worker in self._workers:
