@@ -14,6 +14,8 @@ Readout = Literal["pool", "softmax", "grid"]
 GRID, GRID_CHANNELS = 6, 16
 """Rows and columns, and numbers of each cell, of a readout as a grid."""
 
+AROUND = 4
+"""Pixels to each side that ``relief`` looks at."""
 CHANNELS_PER_GROUP = 8
 """Of a GroupNorm: one that depends on no other image of the batch, as BatchNorm does."""
 
@@ -136,6 +138,24 @@ def spatial_softmax(maps: Tensor) -> Tensor:
     with torch.autocast(maps.device.type, enabled=False):  # bfloat16 would round places to pixels
         share = maps.float().flatten(2).softmax(-1)  # (B, C, H W)
         return (share @ places).flatten(1)
+
+
+def relief(depth: Tensor, cameras: int) -> Tensor:
+    """How far each pixel is behind the mean of those around it: (B, 1, H, V W), cm, from -3 to 3.
+
+    Things of a few centimetres at some metre's distance are next to nothing in the depth itself.
+
+    Args:
+        depth: (B, 1, H, V W), m, of V cameras side by side.
+        cameras: V.
+    """
+
+    def behind(view: Tensor) -> Tensor:
+        padded = functional.pad(view, 4 * (AROUND,), mode="replicate")
+        return view - functional.avg_pool2d(padded, 2 * AROUND + 1, stride=1)
+
+    reliefs = [behind(view) for view in depth.chunk(cameras, 3)]
+    return (100.0 * torch.cat(reliefs, 3)).clamp(-3.0, 3.0)
 
 
 class StateEncoder(nn.Module):

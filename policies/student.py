@@ -16,7 +16,7 @@ from policies import surroundings
 from policies.config import Architecture
 from policies.data import Layout, Scale, Scales
 from policies.diffusion import DiffusionHead
-from policies.encoders import ResNet18, SideBySide, StateEncoder
+from policies.encoders import ResNet18, SideBySide, StateEncoder, relief
 from policies.heads import ActHead, TransformerHead
 
 Head = TransformerHead | DiffusionHead | ActHead
@@ -81,7 +81,7 @@ class Student(nn.Module):
             self.encoder = nn.Identity()  # what the frozen backbone says is computed ahead
             features = a.backbone_size * len(layout.cameras)
         else:
-            channels = 3 if a.modality == "rgb" else 1
+            channels = 3 if a.modality == "rgb" else 2
             eyes = [ResNet18(channels, a.encoder_width, a.readout) for _ in layout.cameras]
             encoder = eyes[0] if len(eyes) == 1 else SideBySide(eyes)
             self.encoder, features = encoder, encoder.out_features
@@ -215,7 +215,9 @@ class Student(nn.Module):
         if images.dtype == torch.uint8:
             images = images.float() / 64.0 - 2.0
         else:
-            images = self.depth_scale(images)
+            depth = images.permute(0, 3, 1, 2)
+            seen = torch.cat([self.depth_scale(depth), relief(depth, len(self.layout.cameras))], 1)
+            return seen.contiguous(memory_format=torch.channels_last)
         return images.permute(0, 3, 1, 2)  # laid out channels last, which is faster
 
 
