@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,33 @@ def run_python(tmp_path: Path) -> RunPython:
         )
 
     return run
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """Run ``python -m MODULE ...`` in the project's folder, in this process, which is fast."""
+
+    def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        words = [module, *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.chdir(PROJECT)
+        capsys.readouterr()
+        code = 0
+        try:
+            importlib.import_module(module).main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(words, code, said.out, said.err)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, handler)
 
 
 def run_module(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:

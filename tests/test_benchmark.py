@@ -359,10 +359,10 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
         (("--policy", "zero", "--out", "/proc/no"), "--out /proc/no: cannot be written to"),
     ],
 )
-def test_a_wrong_command_is_refused_in_one_line(arguments, reason, tmp_path):
+def test_a_wrong_command_is_refused_in_one_line(arguments, reason, tmp_path, command):
     if not any(word.startswith("--out") for word in arguments):
         arguments = (*arguments, "--out", tmp_path / "out")
-    done = run(*arguments)
+    done = command("benchmark.run", *arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

@@ -94,13 +94,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_cannot_stand_on_the_board_is_refused(case, result_file, tmp_path):
+def test_what_cannot_stand_on_the_board_is_refused(case, result_file, tmp_path, command):
     change, message = BAD[case]
     words = list(SUBMITTED)
     at = words.index(change[0])
     words[at : at + (3 if change[0] == "--authors" else 2)] = change
     here = ("--results", tmp_path / "results", "--board", tmp_path / "leaderboard.md")
-    done = run_module("submit", result_file, *words, *here)
+    done = command("benchmark.submit", result_file, *words, *here)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

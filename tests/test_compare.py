@@ -109,10 +109,10 @@ def fewer(result: Any) -> Any:
         (other_scene, "KomoPush-v0, seed 2000007: the scenes differ"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(tmp_path, change, message):
+def test_what_cannot_be_compared_is_refused(tmp_path, command, change, message):
     file: Path = tmp_path / "other.json"
     file.write_text(json.dumps(change(json.loads(RANDOM.read_text()))))
-    done = compare(EXPERT, file)
+    done = command("benchmark.compare", EXPERT, file)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -128,8 +128,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path, change, message):
         ((EXPERT, RANDOM, "--plot", "x.pdf"), "ends in .png"),
     ],
 )
-def test_bad_arguments_are_one_clear_error(arguments, message):
-    done = compare(*arguments)
+def test_bad_arguments_are_one_clear_error(command, arguments, message):
+    done = command("benchmark.compare", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1

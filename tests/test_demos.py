@@ -19,7 +19,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 from common import remount, small_disk, wait_for, workers_of
-from conftest import PROJECT
+from conftest import PROJECT, Command
 
 from experts import make_expert
 from experts.demos import VERSION, DemoFile, flatten, unpack_state
@@ -218,11 +218,11 @@ def test_a_finished_file_is_left_as_it_is(push: Path) -> None:
     ],
 )
 def test_bad_arguments_are_one_line(
-    arguments: tuple[str, ...], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...], reason: str, tmp_path: Path, command: Command
 ) -> None:
     out = () if "--out" in arguments else ("--out", tmp_path / "x.h5")
     episodes = () if "--episodes" in arguments else ("--episodes", 2)
-    done = run("collect", *arguments, *episodes, *out)
+    done = command("experts.collect", *arguments, *episodes, *out)
     assert done.returncode == 2
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1

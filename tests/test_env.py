@@ -25,9 +25,7 @@ from komo_envs.worlds.rai import SimulationError
 
 TASKS = ("KomoPush-v0", "KomoShelf-v0")
 IDS = [
-    f"Komo{task}{variant}-v0"
-    for task in ("Push", "Shelf")
-    for variant in ("", "Pixels", "Fixed", "Hard")
+    f"Komo{task}{variant}-v0" for task in ("Push", "Shelf") for variant in ("", "Pixels", "Hard")
 ]
 MODES = list(
     itertools.product(

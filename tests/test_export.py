@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import Command
 from numpy.typing import NDArray
 
 import experts.export
 import experts.lerobot
 from experts.demos import Demo, DemoFile, write_demo, write_head
-from experts.export import Arguments, export, main
+from experts.export import Arguments, export
 from experts.recorder import Recipe, Recorder
 
 RECIPES = {
@@ -330,30 +330,10 @@ def test_minari_ids(minari: Any, env_id: str, expected: str) -> None:
     minari.dataset.minari_dataset.parse_dataset_id(expected)
 
 
-class Command:
-    """Runs the command in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-
-    def __call__(self, *arguments: object) -> tuple[int, str]:
-        """Exit code, and what is said on stdout or, if it fails, on stderr."""
-        self._monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0), self._capsys.readouterr().err
-        return 0, self._capsys.readouterr().out
-
-
-@pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Command]:
-    handler = signal.getsignal(signal.SIGTERM)
-    yield Command(monkeypatch, capsys)
-    signal.signal(signal.SIGTERM, handler)
+def exported(command: Command, *arguments: object) -> tuple[int, str]:
+    """Exit code, and what is said on stdout or, if it fails, on stderr."""
+    done = command("experts.export", *arguments)
+    return done.returncode, done.stderr if done.returncode else done.stdout
 
 
 @pytest.mark.parametrize("to", ["lerobot", "minari"])
@@ -361,7 +341,7 @@ def test_the_command(to: str, paths: dict[str, Path], tmp_path: Path, command: C
     if to == "minari":
         pytest.importorskip("minari")
     out = tmp_path / "a {new} folder"
-    code, said = command(paths["shelf"], out, "--to", to)
+    code, said = exported(command, paths["shelf"], out, "--to", to)
     assert (code, said.count("\n")) == (0, 1)
     assert said.startswith(f"{out}: 2 demonstrations of KomoShelf-v0")
     assert list(tmp_path.iterdir()) == [out]
@@ -390,7 +370,7 @@ def test_what_cannot_be_exported(
         ((push, new, "--to", "rlds"), "--to"),
         ((push, new), "--to"),
     ]:
-        code, said = command(*arguments)
+        code, said = exported(command, *arguments)
         assert (code, said.count("\n")) == (2, 1), said
         assert reason in said
         assert list(tmp_path.iterdir()) == [there]
@@ -415,7 +395,7 @@ def test_nothing_is_left_of_an_export_that_stops(
         raise error("no more")
 
     monkeypatch.setattr(experts.export, "track", track)
-    found, said = command(paths["push"], tmp_path / "out", "--to", to)
+    found, said = exported(command, paths["push"], tmp_path / "out", "--to", to)
     assert (found, said.count("\n")) == (code, 1)
     assert "nothing is written" in said
     assert not list(tmp_path.iterdir())
@@ -425,7 +405,7 @@ def test_a_video_that_cannot_be_written_is_an_error(
     paths: dict[str, Path], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(experts.lerobot, "get_ffmpeg_exe", lambda: "false")
-    code, said = command(paths["push"], tmp_path / "out", "--to", "lerobot")
+    code, said = exported(command, paths["push"], tmp_path / "out", "--to", "lerobot")
     assert (code, said.count("\n")) == (1, 1)
     assert "file-000.mp4: ffmpeg" in said
     assert not list(tmp_path.iterdir())

@@ -394,11 +394,11 @@ def test_a_student_with_dinov2(demos, backbone, tmp_path):
     ],
     ids=lambda value: str(value[0]).strip("-") if isinstance(value, tuple) else "",
 )
-def test_what_cannot_be_trained_is_one_clear_error(demos, tmp_path, options, message):
+def test_what_cannot_be_trained_is_one_clear_error(demos, tmp_path, command, options, message):
     words: dict[str, object] = {"--demos": demos["push"], "--out": tmp_path / "out"}
     given = [str(word) for word in options]
     rest = [word for pair in words.items() if pair[0] not in given for word in pair]
-    done = run("policies.train", *rest, *given)
+    done = command("policies.train", *rest, *given)
     assert done.returncode != 0
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert message in done.stderr
