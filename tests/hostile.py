@@ -189,8 +189,8 @@ def main() -> None:
         if writes or acts:
             raise SystemExit(f"{name}: {event} {arguments!r:.200}")
 
-    # What a first time does, imports and caches, is no input's doing. And mutants of what is no good
-    # would all be refused for the same reason.
+    # What a first time does, imports and caches, is no input's doing. And mutants of what is no
+    # good would all be refused for one reason.
     with contextlib.suppress(*[refusal] if name == "message" else []):  # which is not packed yet
         load(Path(good))
     sys.addaudithook(audit)
