@@ -16,6 +16,9 @@ GRID, GRID_CHANNELS = 6, 16
 
 AROUND = 4
 """Pixels to each side that ``relief`` looks at."""
+LEAST_SIDE = 48
+"""Of the images, in pixels. In smaller ones the last stage's kernels lie partly beside the picture,
+and oneDNN leaves gradients of such parts in bfloat16 as they were in memory, NaN at times."""
 CHANNELS_PER_GROUP = 8
 """Of a GroupNorm: one that depends on no other image of the batch, as BatchNorm does."""
 

@@ -62,7 +62,11 @@ class Learner:
         self.step = 0
 
     def advance(self) -> Losses:
-        """One step of the optimiser."""
+        """One step of the optimiser.
+
+        Raises:
+            ValueError: The gradient is not finite.
+        """
         torch.manual_seed(self.seed * 1_000_003 + self.step + 1)
         losses = self.losses(self.draw(np.random.default_rng([self.seed, self.step])))
         total = losses.actions + self.training.estimate_weight * losses.estimate
@@ -70,7 +74,9 @@ class Learner:
             group["lr"] = self.training.learning_rate * schedule(self.step / self.training.steps)
         self.optimiser.zero_grad()
         total.backward()
-        torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.training.clip_gradient)
+        parameters, most = self.student.parameters(), self.training.clip_gradient
+        if not torch.nn.utils.clip_grad_norm_(parameters, most).isfinite():
+            raise ValueError(f"step {self.step}: the gradient is not finite")
         self.optimiser.step()
         # Young averages forget faster, or they would remember the first weights for long.
         kept = min(self.training.ema, (1 + self.step) / (10 + self.step))

@@ -32,7 +32,7 @@ from policies.config import Architecture, Encoder, HeadName, Modality, Training,
 from policies.curves import Curves
 from policies.data import Layout, load_frames, open_layout, shares
 from policies.dinov2 import Backbone
-from policies.encoders import Readout
+from policies.encoders import LEAST_SIDE, Readout
 from policies.evaluate import successes
 from policies.learner import Learner
 from policies.load import CARD
@@ -179,6 +179,9 @@ def prepare(arguments: Arguments) -> list[Job]:
         raise ValueError(f"--device {arguments.device}: {str(error).splitlines()[0]}") from None
     architecture, training = configure(arguments)
     layout = open_layout(arguments.demos, arguments.control_mode, arguments.trust_code)
+    if architecture.encoder == "resnet18" and layout.image_size < LEAST_SIDE:
+        size = layout.image_size
+        raise ValueError(f"--demos: have images of side {size}; expected {LEAST_SIDE} or more")
     shares(arguments.demos, arguments.episodes)  # refuses more than there are
     jobs = [
         Job(

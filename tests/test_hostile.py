@@ -38,7 +38,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     row.rename(folder / "row")
     demos = folder / "demos" / "demos.h5"
     demos.parent.mkdir()
-    words = (*env, "--episodes", 3, "--image-size", 16, "--out", demos)
+    words = (*env, "--episodes", 3, "--image-size", 48, "--out", demos)
     assert run("-m", "experts.collect", *words).returncode == 0
     for picture in demos.parent.glob("demos.[mp]*"):
         picture.unlink()

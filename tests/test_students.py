@@ -53,7 +53,7 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, (env_id, *cameras) in tasks.items():
         files[name] = folder / f"{name}.h5"
         done = run(
-            *("experts.collect", "--env", env_id, "--episodes", 4, "--image-size", 32),
+            *("experts.collect", "--env", env_id, "--episodes", 4, "--image-size", 48),
             *("--cameras", *cameras, "--out", files[name]),
         )
         assert done.returncode == 0, done.stderr
@@ -105,6 +105,14 @@ def test_a_batch_is_learned_by_heart(demos, task, options):
         optimiser.step()
         errors.append(float(losses.actions.detach()))
     assert np.mean(errors[-10:]) < 0.3 * np.mean(errors[:5])
+
+
+def test_images_that_are_too_small_are_refused(tmp_path, command):
+    small = ("--env", "KomoPush-v0", "--episodes", 2, "--image-size", 32, "--out")
+    assert command("experts.collect", *small, tmp_path / "small.h5").returncode == 0
+    done = command("policies.train", "--demos", tmp_path / "small.h5", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "--demos: have images of side 32; expected 48 or more" in done.stderr
 
 
 def test_the_things_around_are_known_in_any_order(demos):
