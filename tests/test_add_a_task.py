@@ -32,15 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def score(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmark.run",
-        "--no-report",
-        "--env",
-        ENV,
-        *map(str, arguments),
-    ]
+    command = [sys.executable, "-m", "benchmark.run", "--env", ENV, *map(str, arguments)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
