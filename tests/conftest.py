@@ -16,6 +16,9 @@ import pytest
 from komo_envs.suite import ENVS
 
 PROJECT = Path(__file__).parents[1]
+# Who starts the tests in the background may have it ignored, which the programs that they start
+# would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -87,6 +90,6 @@ def result_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The result of four episodes of the zero policy in each of two environments."""
     folder = tmp_path_factory.mktemp("zero")
     arguments = ("--policy", "zero", "--env", *ENVS[:2], "--episodes", 4)
-    done = run_module("run", *arguments, "--no-report", "--out", folder)
+    done = run_module("run", "--no-report", *arguments, "--out", folder)
     assert done.returncode == 0, done.stderr
     return folder / "result.json"

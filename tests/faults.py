@@ -21,7 +21,7 @@ from typing import Any
 from common import workers_of
 
 PROJECT = Path(__file__).parents[1]
-PAUSE = (0.2, 4.0)
+PAUSE = (0.2, 2.0)
 """s until the next kill, at least and at most: it comes while imports run, or some episodes on."""
 
 
