@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from benchmark.identify import identify
 from benchmark.protocol import choose_envs, choose_seeds
-from benchmark.rollout import PolicyError, steps_of_episode
+from benchmark.rollout import Player
 from komo_envs.randomize import ALL, LIMITS, NAMED
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import check_writable, write_text
 from komo_envs.tools.stats import newcombe_paired, wilson
 from komo_envs.tools.workers import Limits, WorkerError, Workers
-from policies import Policy, load_policy
-from policies.base import env_options_of
 
 MODULE = "benchmark.robustness"
 
@@ -90,30 +88,21 @@ class VariedPlayer:
     def __init__(self, policy: str, env_id: str, trust_code: bool) -> None:
         self._spec, self._env_id, self._trust_code = policy, env_id, trust_code
         self._variation: str | None = None
-        self._env: gym.Env[Any, Any] | None = None
-        self._policy: Policy | None = None
+        self._player: Player | None = None
 
     def play(self, variation: str, seed: int) -> bool:
         """Whether the policy solves the episode of a seed."""
-        if self._env is None or self._policy is None or variation != self._variation:
+        if self._player is None or variation != self._variation:
             self.close()
-            self._policy = load_policy(self._spec, self._env_id, self._trust_code)
-            options = {"randomize": VARIATIONS[variation], **env_options_of(self._policy)}
-            self._env = gym.make(self._env_id, disable_env_checker=True, **options)
+            options = {"randomize": VARIATIONS[variation]}
+            self._player = Player(self._spec, Path(os.devnull), self._trust_code, options)
             self._variation = variation
-            if getattr(self._policy, "privileged", False) and hasattr(self._policy, "attach"):
-                self._policy.attach(self._env)
-        try:
-            return bool([*steps_of_episode(self._env, self._policy, seed)][-1]["is_success"])
-        except PolicyError:
-            self.close()
-            return False
+        return self._player.play(self._env_id, seed).success_at_end
 
     def close(self) -> None:
         """Close the environment, if there is one."""
-        if self._env is not None:
-            self._env.close()
-        self._env = self._policy = None
+        if self._player is not None:
+            self._player.close()
 
 
 def main() -> None:
@@ -151,8 +140,7 @@ def measure(arguments: Arguments, env_id: str, seeds: range) -> dict[str, Score]
     jobs = [Job(name, seed) for name in VARIATIONS for seed in seeds]
     player = partial(VariedPlayer, arguments.policy, env_id, arguments.trust_code)
     solved: dict[Job, bool] = {}
-    count = min(arguments.workers or provenance.usable_cores(), len(jobs))
-    with Workers(count, player, Limits(600.0, 8.0)) as pool:
+    with Workers(arguments.workers or provenance.usable_cores(), player, Limits()) as pool:
         console, hidden = Console(stderr=True), not sys.stderr.isatty()
         playing = pool.play(jobs)
         for played in track(playing, "Varying", len(jobs), console=console, disable=hidden):

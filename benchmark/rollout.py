@@ -6,8 +6,9 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -53,10 +54,18 @@ class Player:
         policy: What ``--policy`` named.
         videos: Folder for the videos.
         trust_code: Whether the policy may run code of its author's.
+        options: Keyword arguments of ``gym.make``, besides those that the policy asks for.
     """
 
-    def __init__(self, policy: str, videos: Path, trust_code: bool = False) -> None:
+    def __init__(
+        self,
+        policy: str,
+        videos: Path,
+        trust_code: bool = False,
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self._spec = policy
+        self._options = options
         self._videos = videos
         self._trust_code = trust_code
         self._env_id: str | None = None
@@ -113,7 +122,7 @@ class Player:
         if self._env is None or self._policy is None or env_id != self._env_id:
             self.close()
             self._policy = load_policy(self._spec, env_id, self._trust_code)
-            options = env_options_of(self._policy)
+            options = {**self._options, **env_options_of(self._policy)}
             self._env = gym.make(
                 env_id, render_mode="rgb_array", disable_env_checker=True, **options
             )

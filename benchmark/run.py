@@ -36,7 +36,7 @@ from komo_envs.suite import SUITE
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import write_text
-from komo_envs.tools.workers import Pool, WorkerError, Workers
+from komo_envs.tools.workers import Limits, Pool, WorkerError, Workers
 
 if TYPE_CHECKING:
     from komo_envs.tools.ray_workers import Cluster
@@ -68,9 +68,9 @@ class Arguments:
     """How many episodes of each environment to film, the first ones; typical ones always are."""
     report: bool = True
     """Whether to film typical episodes, and to write report.html."""
-    episode_seconds: float = 600.0
+    episode_seconds: float = Limits.seconds
     """Wall time after which an episode is ended, and has failed."""
-    memory_gib: float = 8.0
+    memory_gib: float = Limits.gib
     """Memory of one worker beyond which its episode is ended, and has failed."""
     trust_code: bool = False
     """Whether --policy may run code of its author's: a Python file, a .zip of
@@ -101,7 +101,9 @@ def main() -> None:
         if finished:
             print(f"{file} is already there, with the same configuration: nothing to do.")
         show_scores(result)
-        print(f"Result: {file}\nReport: {page}")
+        print(f"Result: {file}")
+        if page.exists():
+            print(f"Report: {page}")
         print(summary(result))
 
 

@@ -79,12 +79,12 @@ def draw_map(env_id: str, episodes: Sequence[Episode]) -> SceneMap | None:
     try:
         env = gym.make(name, disable_env_checker=True)
         assert isinstance(env.unwrapped, KomoEnv)
-        task = env.unwrapped.task
+        check_scene, bodies = env.unwrapped.check_scene, env.unwrapped.task.bodies
         env.close()
         scenes = []
         for episode in episodes:
             try:
-                scenes.append((episode, task.bodies(task.check_scene(episode.scene))))
+                scenes.append((episode, bodies(check_scene(episode.scene))))
             except ValueError:  # an episode without a scene, or with that of another version
                 continue
         return _map(scenes)

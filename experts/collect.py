@@ -344,8 +344,7 @@ def collect(
     missing = [Job(seed) for seed in seeds if seed not in done]
     pool: Pool[bool]
     if cluster is None:
-        count = min(workers or provenance.usable_cores(), len(missing))
-        pool = Workers(count, partial(make_player, parts.folder))
+        pool = Workers(workers or provenance.usable_cores(), partial(make_player, parts.folder))
     else:
         pool = cluster.workers(cluster.places(workers)[: len(missing)], make_player, parts.folder)
     with pool, Progressing(len(seeds), done) as display:

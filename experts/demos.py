@@ -265,14 +265,19 @@ def reading(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: is damaged: {type(error).__name__}: {error}") from error
 
 
+def _own(group: h5py.Group, name: str) -> Any:
+    """What a group has under a name. A link is refused: it may lead into another file."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{group.name}: {name}: expected the data themselves, no link to others")
+    return group[name]
+
+
 def _check_parts(group: h5py.Group) -> None:
     """Refuse arrays that claim to be larger than memory should ever have to hold, and whatever
     leads elsewhere: into another file, or around in circles.
     """
     for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise ValueError(f"{group.name}/{name}: is a link; expected the data themselves")
-        item = group[name]
+        item = _own(group, name)
         if isinstance(item, h5py.Group):
             _check_parts(item)
         elif item.is_virtual or item.external:
@@ -310,9 +315,7 @@ class DemoFile:
             raise ValueError(f"{path}: holds no demonstrations of komo-envs: {error}") from error
 
     def _read_head(self) -> None:
-        if not isinstance(self._file.get("data", getlink=True), h5py.HardLink):
-            raise ValueError("data: expected a group of the file's own")
-        data = self._file["data"]
+        data = _own(self._file, "data")
         kind, version = data.attrs["format"], int(data.attrs["version"])
         if (kind, version) != (FORMAT, VERSION):
             raise ValueError(f"it is {kind}, version {version}; expected {FORMAT}, {VERSION}")
@@ -358,10 +361,7 @@ class DemoFile:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: demonstration {index}; there are {len(self)}")
         with reading(self.path):
-            link = self._file["data"].get(f"demo_{index}", getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                raise ValueError(f"demo_{index}: is a link; expected the data themselves")
-            group = self._file[f"data/demo_{index}"]
+            group = _own(self._file["data"], f"demo_{index}")
             _check_parts(group)
         return group
 
@@ -397,10 +397,7 @@ class DemoFile:
             ValueError: There is no such env, or it has no such options, or its module is not
                 trusted.
         """
-        try:
-            check_module(self.env_id, self._trust_code)
-        except ValueError as error:
-            raise ValueError(f"{self.path}: {error}") from error
+        check_module(str(self.path), self.env_id, self._trust_code)
         find_spec(self.env_id)  # imports the module of a task from elsewhere
         kwargs = {**self.env_args["env_kwargs"], **options}
         try:

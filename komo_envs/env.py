@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import os
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,11 +12,12 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from komo_envs.arguments import check_choice, check_size, make_task, select_cameras
 from komo_envs.cameras import Image, Renderer
 from komo_envs.control import CONTROL_MODES, Controller
 from komo_envs.randomize import Variation, make_randomization
 from komo_envs.scene import Array, Body, Camera
-from komo_envs.tasks import Scene, Task
+from komo_envs.tasks import Scene
 from komo_envs.viewer import Viewer, has_display
 from komo_envs.worlds import CONTROL_PERIOD, World, WorldState, make_simulation
 from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW
@@ -150,10 +149,10 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             ValueError: an argument's value is not one of these.
             RuntimeError: ``render_mode="human"`` without a display.
         """
-        _check_choice("obs_mode", obs_mode, OBS_MODES)
-        _check_choice("control_mode", control_mode, CONTROL_MODES)
-        _check_choice("reward_mode", reward_mode, REWARD_MODES)
-        _check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        check_choice("obs_mode", obs_mode, OBS_MODES)
+        check_choice("control_mode", control_mode, CONTROL_MODES)
+        check_choice("reward_mode", reward_mode, REWARD_MODES)
+        check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         if not has_display():
             if render_mode == "human":
                 raise RuntimeError(
@@ -161,7 +160,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
                     "use render_mode='rgb_array', or run under xvfb-run"
                 )
             self.metadata = {**self.metadata, "render_modes": ["rgb_array"]}
-        self.task = _make_task(task, options)
+        self.task = make_task(task, options)
         self.randomization = make_randomization(randomize)
         given = {"task": task, "control_mode": control_mode, "randomize": randomize}
         self._same_task: dict[str, Any] = {**given, **options}
@@ -170,10 +169,10 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self.control_mode = control_mode
         self.reward_mode = reward_mode
         self.render_mode = render_mode
-        self.cameras = _select_cameras(cameras, self.task.cameras)
-        self.image_size = _check_size("image_size", image_size)
-        self.render_size = _check_size("render_size", render_size)
-        _check_choice("shadows", shadows, (True, False))
+        self.cameras = select_cameras(cameras, self.task.cameras)
+        self.image_size = check_size("image_size", image_size)
+        self.render_size = check_size("render_size", render_size)
+        check_choice("shadows", shadows, (True, False))
         self.shadows = shadows
 
         self.controller = Controller(self.task, control_mode)
@@ -248,7 +247,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             raise ValueError(f"options: expected a dict or None, got {options!r}")
         if unknown := set(options or {}) - {"scene"}:
             raise ValueError(f"options: unknown key {min(map(str, unknown))!r}; expected 'scene'")
-        given = self._check_scene(options["scene"]) if options else None
+        given = self.check_scene(options["scene"]) if options else None
         super().reset(seed=seed)
         scene = given or self._sample_scene()
         if self.world is None or self._world_pid != os.getpid():
@@ -293,6 +292,20 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         if self.render_mode == "human":
             self.render()
         return observation, reward, terminated, False, info
+
+    def check_scene(self, scene: Any) -> Scene:
+        """A scene as ``reset`` takes it, with plain numbers.
+
+        Raises:
+            ValueError: it is not one that this env can set up.
+        """
+        if self.randomization is None or not isinstance(scene, Mapping):
+            return self.task.check_scene(scene)
+        rest = {key: value for key, value in scene.items() if key != "randomize"}
+        checked = self.task.check_scene(rest)
+        bodies, draw = self.task.bodies(checked), scene.get("randomize")
+        checked["randomize"] = self.randomization.check(draw, bodies, self.task.cameras)
+        return checked
 
     def render(self) -> np.ndarray | None:
         """The scene as uint8 (H, W, 3) of ``render_size``, or shown in a window in human mode.
@@ -444,15 +457,6 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             scene["randomize"] = self.randomization.sample(self.np_random, bodies, cameras)
         return scene
 
-    def _check_scene(self, scene: Any) -> Scene:
-        if self.randomization is None or not isinstance(scene, Mapping):
-            return self.task.check_scene(scene)
-        rest = {key: value for key, value in scene.items() if key != "randomize"}
-        checked = self.task.check_scene(rest)
-        bodies, draw = self.task.bodies(checked), scene.get("randomize")
-        checked["randomize"] = self.randomization.check(draw, bodies, self.task.cameras)
-        return checked
-
     def _per_camera(self, values: Sequence[Any]) -> Any:
         """One value as it is, several as a dict by the cameras' names."""
         if len(values) == 1:
@@ -494,43 +498,3 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             space = self._per_camera([boxes[key]] * len(self.cameras))
             pictures[key] = spaces.Dict(space) if isinstance(space, dict) else space
         return pictures
-
-
-def _make_task(task: str, options: Mapping[str, Any]) -> Task:
-    make = pkgutil.resolve_name(task)
-    known = [field.name for field in dataclasses.fields(make)]
-    if unknown := sorted(set(options) - set(known)):
-        raise TypeError(
-            f"{unknown[0]}: no such argument; options of {make.__name__} are {', '.join(known)}"
-        )
-    return make(**options)
-
-
-def _check_choice(name: str, value: Any, choices: Any) -> None:
-    if value not in tuple(choices):
-        expected = ", ".join(map(repr, choices))
-        raise ValueError(f"{name}: {value!r} is unknown; expected one of {expected}")
-
-
-def _check_size(name: str, value: Any) -> tuple[int, int]:
-    """(height, width) of a side or of a pair."""
-    pair = (value, value) if np.ndim(value) == 0 else tuple(value)
-    if len(pair) != 2 or not all(
-        isinstance(side, (int, np.integer)) and 8 <= side <= 4096 for side in pair
-    ):
-        raise ValueError(
-            f"{name}: {value!r}; expected a whole number of pixels from 8 to 4096, "
-            "or a pair of them (height, width)"
-        )
-    return int(pair[0]), int(pair[1])
-
-
-def _select_cameras(names: Sequence[str], known: Sequence[Camera]) -> tuple[Camera, ...]:
-    by_name = {camera.name: camera for camera in known}
-    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
-        raise ValueError(f"cameras: {names!r}; expected a sequence of camera names")
-    for name in names:
-        _check_choice("cameras", name, by_name)
-    if len(set(names)) != len(names):
-        raise ValueError(f"cameras: {names!r}; expected different cameras")
-    return tuple(by_name[name] for name in names)

@@ -43,8 +43,13 @@ def find_spec(env_id: str) -> EnvSpec:
     return gym.registry[name]
 
 
-def check_module(env_id: str, trust_code: bool) -> None:
+def check_module(file: str, env_id: str, trust_code: bool) -> None:
     """Refuse an id that was read from a file and names a module that nobody else has imported.
+
+    Args:
+        file: What to call the file.
+        env_id: The id.
+        trust_code: Whether the module's code may run.
 
     Raises:
         ValueError: It does, and code is not trusted.
@@ -52,7 +57,7 @@ def check_module(env_id: str, trust_code: bool) -> None:
     module = env_id.rpartition(":")[0]
     if module and module not in sys.modules and not trust_code:
         raise ValueError(
-            f"is of {env_id}, which would import the module {module!r} and run its code; "
+            f"{file}: is of {env_id}, which would import the module {module!r} and run its code; "
             "say --trust-code if you trust it"
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Any
 
@@ -24,48 +24,51 @@ Draw = dict[str, Any]
 """What was drawn for an episode, by name: numbers, and lists and dicts of them."""
 
 
+def _up_to(most: float) -> Any:
+    return field(default=0.0, metadata={"most": most})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Randomization:
-    """By how much each thing varies. All are 0 or more, and what is 0 stays as it is.
+    """By how much each thing varies: from 0, where it stays as it is, to the limit beside it.
 
     Where nothing else is said, a thing is drawn uniformly, up to so much to either side of what it
     is without.
     """
 
-    light_direction: float = 0.0
-    """Of the main light, about both horizontal axes, rad; at most 0.7."""
-    brightness: float = 0.0
-    """Of all light, as a share; at most 0.7."""
-    colours: float = 0.0
-    """Of each channel of each colour in the scene, which has values from 0 to 1; at most 0.3."""
-    texture: float = 0.0
-    """Contrast of a pattern on everything but the robot, from none to this; at most 1."""
-    camera_position: float = 0.0
-    """Of each camera along each of its own axes, m; at most 0.1."""
-    camera_rotation: float = 0.0
-    """Of each camera about each of its own axes, rad; at most 0.2."""
-    camera_fov: float = 0.0
-    """Of each camera's field of view, as a share; at most 0.2."""
-    table_size: float = 0.0
-    """Of each side of the table that the robot stands on, as a share; at most 0.3."""
-    table_yaw: float = 0.0
-    """Of that table, in pictures, rad; at most 0.8."""
-    depth_noise: float = 0.0
-    """Standard deviation of the depth of what is 1 m away, m, from none to this; at most 0.02. It
-    grows with the square of the distance, as that of a stereo camera does."""
-    depth_holes: float = 0.0
-    """Share of the pixels at the edges of things that have no depth, from none to this; at most 1.
-    """
-    mass: float = 0.0
-    """Of what moves freely, as a share; at most 0.7. One factor for all of it."""
-    friction: float = 0.0
-    """Of all contacts, as a share; at most 0.7."""
-    stiffness: float = 0.0
-    """Of the arm's joint drives, as a share; at most 0.7: how far the arm trails its commands."""
-    action_delay: float = 0.0
-    """From an action to the arm's beginning to follow it, s, from none to this; at most 0.3."""
-    observation_delay: float = 0.0
-    """How old what pictures show is, s, from none to this; at most 0.3."""
+    light_direction: float = _up_to(0.7)
+    """Of the main light, about both horizontal axes, rad."""
+    brightness: float = _up_to(0.7)
+    """Of all light, as a share."""
+    colours: float = _up_to(0.3)
+    """Of each channel of each colour in the scene, which has values from 0 to 1."""
+    texture: float = _up_to(1.0)
+    """Contrast of a pattern on everything but the robot, from none to this."""
+    camera_position: float = _up_to(0.1)
+    """Of each camera along each of its own axes, m."""
+    camera_rotation: float = _up_to(0.2)
+    """Of each camera about each of its own axes, rad."""
+    camera_fov: float = _up_to(0.2)
+    """Of each camera's field of view, as a share."""
+    table_size: float = _up_to(0.3)
+    """Of each side of the table that the robot stands on, as a share."""
+    table_yaw: float = _up_to(0.8)
+    """Of that table, in pictures, rad."""
+    depth_noise: float = _up_to(0.02)
+    """Standard deviation of the depth of what is 1 m away, m, from none to this. It grows with the
+    square of the distance, as that of a stereo camera does."""
+    depth_holes: float = _up_to(1.0)
+    """Share of the pixels at the edges of things that have no depth, from none to this."""
+    mass: float = _up_to(0.7)
+    """Of what moves freely, as a share. One factor for all of it."""
+    friction: float = _up_to(0.7)
+    """Of all contacts, as a share."""
+    stiffness: float = _up_to(0.7)
+    """Of the arm's joint drives, as a share: how far the arm trails its commands."""
+    action_delay: float = _up_to(0.3)
+    """From an action to the arm's beginning to follow it, s, from none to this."""
+    observation_delay: float = _up_to(0.3)
+    """How old what pictures show is, s, from none to this."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -132,24 +135,7 @@ class Randomization:
         return {**checked, "noise": noise}
 
 
-LIMITS = {
-    "light_direction": 0.7,
-    "brightness": 0.7,
-    "colours": 0.3,
-    "texture": 1.0,
-    "camera_position": 0.1,
-    "camera_rotation": 0.2,
-    "camera_fov": 0.2,
-    "table_size": 0.3,
-    "table_yaw": 0.8,
-    "depth_noise": 0.02,
-    "depth_holes": 1.0,
-    "mass": 0.7,
-    "friction": 0.7,
-    "stiffness": 0.7,
-    "action_delay": 0.3,
-    "observation_delay": 0.3,
-}
+LIMITS: dict[str, float] = {each.name: each.metadata["most"] for each in fields(Randomization)}
 """The most that each may be."""
 
 SEEN = Randomization(

@@ -66,10 +66,7 @@ def main() -> None:
                 f"{TRAIN.stop - 1}; {len(seeds)} episodes would take those up to {seeds.stop - 1}"
             )
         card = read_card(arguments.policy)
-        try:
-            check_module(card.layout.env_id, arguments.trust_code)
-        except ValueError as error:
-            raise ValueError(f"--policy {arguments.policy}: {error}") from error
+        check_module(f"--policy {arguments.policy}", card.layout.env_id, arguments.trust_code)
         recipe = recipe_of(card)
         recorder = HandoverRecorder(recipe, arguments.policy)
         recorder.close()

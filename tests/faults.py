@@ -63,9 +63,8 @@ def outcome(out: Path) -> dict[str, Any]:
     return {"episodes": result["episodes"], "tasks": scores, "videos": videos}
 
 
-def main() -> None:
+def main(times: str, policy: str = "expert", seed: str = "0") -> None:
     """The command."""
-    times, policy, seed = (sys.argv[1:] + ["expert", "0"][len(sys.argv) - 2 :])[:3]
     with tempfile.TemporaryDirectory() as scratch:
         alone, hit = Path(scratch, "alone"), Path(scratch, "hit")
         episodes = 10 * int(times)
@@ -78,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

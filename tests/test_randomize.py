@@ -13,6 +13,8 @@ from common import digest
 from conftest import run_module
 
 import komo_envs  # noqa: F401 - registers the ids
+from benchmark.result import Episode
+from benchmark.scene_map import draw_map
 from experts import make_expert
 from komo_envs.randomize import FELT, LIMITS, SEEN
 
@@ -21,7 +23,9 @@ TASKS = ("KomoPushHard-v0", "KomoShelfHard-v0")
 
 def make(env_id: str, randomize: Any = None, **options: Any) -> gym.Env[Any, Any]:
     options = {"obs_mode": "rgbd", "image_size": 48, **options}
-    return gym.make(env_id, randomize=randomize, disable_env_checker=True, **options)
+    if randomize is not None:
+        options["randomize"] = randomize
+    return gym.make(env_id, disable_env_checker=True, **options)
 
 
 def play(env: gym.Env[Any, Any], steps: int = 8, **reset: Any) -> tuple[list[Any], list[Any]]:
@@ -229,6 +233,18 @@ def test_the_named_ranges_are_within_the_limits_and_do_not_overlap():
     for name in LIMITS:
         assert not (getattr(SEEN, name) and getattr(FELT, name)) or name == "observation_delay"
         assert getattr(SEEN, name) or getattr(FELT, name)
+
+
+def test_a_scene_that_varies_is_on_the_map():
+    env = make("KomoPushRandomized-v0")
+    env.reset(seed=0)
+    scene = json.loads(json.dumps(env.unwrapped.scene))
+    env.close()
+    episode = Episode("KomoPushRandomized-v0", 0, scene, True, True, 0.01, 30, None)
+    scene_map = draw_map(episode.env, [episode])
+    assert scene_map is not None
+    [mark] = scene_map.marks
+    assert mark.start == pytest.approx((1000 * scene["puck"][0], -1000 * scene["puck"][1]), abs=0.1)
 
 
 def test_a_policy_is_scored_while_one_thing_varies(tmp_path):

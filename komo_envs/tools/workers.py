@@ -80,9 +80,9 @@ class Pool(Protocol[Answer]):
 class Limits:
     """What a task may take. A worker that goes beyond is killed, and its task given up."""
 
-    seconds: float
+    seconds: float = 600.0
     """Of wall time."""
-    gib: float
+    gib: float = 8.0
     """Of the memory of the worker and of all processes that it has started."""
 
 

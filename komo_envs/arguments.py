@@ -1,0 +1,69 @@
+"""The arguments of an environment: each is checked before anything is made of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from komo_envs.scene import Camera
+from komo_envs.tasks import Task
+
+
+def make_task(task: str, options: Mapping[str, Any]) -> Task:
+    """The task that ``"module:Class"`` names, with options.
+
+    Raises:
+        TypeError: it has no such option.
+        ValueError: an option's value is not one of its.
+    """
+    make = pkgutil.resolve_name(task)
+    known = [field.name for field in dataclasses.fields(make)]
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(
+            f"{unknown[0]}: no such argument; options of {make.__name__} are {', '.join(known)}"
+        )
+    return make(**options)
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raise a ValueError unless a value is one of the choices."""
+    if value not in tuple(choices):
+        expected = ", ".join(map(repr, choices))
+        raise ValueError(f"{name}: {value!r} is unknown; expected one of {expected}")
+
+
+def check_size(name: str, value: Any) -> tuple[int, int]:
+    """(height, width) in pixels of a side or of a pair.
+
+    Raises:
+        ValueError: it is neither, or too small or large.
+    """
+    pair = (value, value) if np.ndim(value) == 0 else tuple(value)
+    if len(pair) != 2 or not all(
+        isinstance(side, (int, np.integer)) and 8 <= side <= 4096 for side in pair
+    ):
+        raise ValueError(
+            f"{name}: {value!r}; expected a whole number of pixels from 8 to 4096, "
+            "or a pair of them (height, width)"
+        )
+    return int(pair[0]), int(pair[1])
+
+
+def select_cameras(names: Sequence[str], known: Sequence[Camera]) -> tuple[Camera, ...]:
+    """Those of the ``known`` cameras that are named, in that order.
+
+    Raises:
+        ValueError: one is unknown, or named twice, or none is.
+    """
+    by_name = {camera.name: camera for camera in known}
+    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
+        raise ValueError(f"cameras: {names!r}; expected a sequence of camera names")
+    for name in names:
+        check_choice("cameras", name, by_name)
+    if len(set(names)) != len(names):
+        raise ValueError(f"cameras: {names!r}; expected different cameras")
+    return tuple(by_name[name] for name in names)
