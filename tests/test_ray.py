@@ -129,17 +129,24 @@ def read(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 
 
-def player_of(pid: int) -> int | None:
-    """The process, among those that ``pid`` has started, that plays."""
-    for each in descendants(pid):
-        try:
-            words = Path(f"/proc/{each}/cmdline").read_bytes()
-            # Not before it plays: then its simulation has a thread of its own.
-            if b"spawn_main" in words and len(os.listdir(f"/proc/{each}/task")) > 1:
-                return each
-        except OSError:  # it has ended meanwhile
-            continue
-    return None
+GATED = """
+import os, pathlib, time
+import numpy as np
+
+class Gated:
+    \"\"\"Goes to the goal, but not before the gate is open; says which process it is in.\"\"\"
+    name = "gated"
+    env_options = {"control_mode": "ee"}
+
+    def __init__(self, env_id):
+        self.gate = pathlib.Path(__file__).parent
+
+    def predict(self, obs, state=None, episode_start=None, deterministic=True):
+        (self.gate / f"{os.getpid()}.pid").touch()
+        while not (self.gate / "open").exists():
+            time.sleep(0.02)
+        return np.array([*obs["goal"][:2], 0.75], np.float32), None
+"""
 
 
 def test_nodes_change_nothing(nodes: Nodes, tmp_path: Path) -> None:
@@ -158,13 +165,19 @@ def test_nodes_change_nothing(nodes: Nodes, tmp_path: Path) -> None:
 
 
 def test_a_node_that_dies_in_the_middle_changes_nothing(nodes: Nodes, tmp_path: Path) -> None:
-    expert = ("--policy", "expert", "--env", ENV, "--episodes", 60, "--videos", 1, "--no-report")
-    local("benchmark.run", *expert, "--out", tmp_path / "here")
+    (tmp_path / "gated.py").write_text(GATED)
+    gate = tmp_path / "open"
+    policy = ("--policy", tmp_path / "gated.py:Gated", "--trust-code")
+    gated = (*policy, "--env", ENV, "--episodes", 4, "--videos", 1, "--no-report")
+    gate.touch()
+    local("benchmark.run", *gated, "--out", tmp_path / "here")
+    gate.unlink()
     raylet = nodes.add()
-    process = start(nodes.address, "benchmark.run", *expert, "--out", tmp_path / "there")
-    player = wait_for(lambda: player_of(raylet), 120)
-    os.kill(player, signal.SIGSTOP)  # so that its episode does not end meanwhile
+    process = start(nodes.address, "benchmark.run", *gated, "--out", tmp_path / "there")
+    player = wait_for(lambda: player_of(raylet, tmp_path), 120)
+    os.kill(player, signal.SIGSTOP)  # or it may answer before Ray notices that its node is gone
     nodes.kill()
+    gate.touch()
     finish(process)
     with contextlib.suppress(ProcessLookupError):
         os.kill(player, signal.SIGCONT)
@@ -176,6 +189,12 @@ def test_a_node_that_dies_in_the_middle_changes_nothing(nodes: Nodes, tmp_path: 
     assert scores[0] == scores[1]
     [one], [other] = ([*(tmp_path / name / "videos").iterdir()] for name in ("here", "there"))
     assert (one.name, one.read_bytes()) == (other.name, other.read_bytes())
+
+
+def player_of(raylet: int, gate: Path) -> int | None:
+    """The process on this node that waits at the gate."""
+    waiting = {int(file.stem) for file in gate.glob("*.pid")}
+    return next((each for each in descendants(raylet) if each in waiting), None)
 
 
 def test_a_collection_that_is_killed_ends_with_the_same_file(nodes: Nodes, tmp_path: Path) -> None:

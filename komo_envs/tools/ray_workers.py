@@ -74,8 +74,6 @@ class Cluster:
         nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
         self._cores = {key: int(node["Resources"].get("CPU", 0)) for key, node in nodes.items()}
         self._cores = {key: cores for key, cores in self._cores.items() if cores}
-        if not self._cores:
-            raise ValueError("--executor ray: no node of the cluster has a CPU to give")
         here = _facts(Path.cwd(), facts)
         ask = ray.remote(num_cpus=0)(_facts)
         answers = {
@@ -87,6 +85,9 @@ class Cluster:
             try:
                 there = ray.get(answer)
             except RayError as error:
+                if _is_dead(key):  # it was already, and Ray had not noticed yet
+                    del self._cores[key]
+                    continue
                 raise ValueError(f"--executor ray: node {node}: {_said(error)}") from error
             for name in sorted(here.keys() & there.keys()):
                 if here[name] != there[name]:
@@ -94,6 +95,8 @@ class Cluster:
                         f"--executor ray: node {node} has another {name}: {there[name]} there, "
                         f"{here[name]} here; expected the same on all nodes"
                     )
+        if not self._cores:
+            raise ValueError("--executor ray: no node of the cluster has a CPU to give")
 
     def places(self, workers: int | None) -> list[str]:
         """The node of each worker, as evenly over the nodes as their CPUs allow.
@@ -167,6 +170,10 @@ def _facts(folder: Path, more: Callable[[], dict[str, str]]) -> dict[str, str]:
     packages = {each.name: each.version for each in metadata.distributions()}
     kind = {name: str(machine[name]) for name in ("platform", "cpu")}
     return {**packages, **kind, "renderer": driver(), **more()}
+
+
+def _is_dead(node: str) -> bool:
+    return not any(each["Alive"] for each in ray.nodes() if each["NodeID"] == node)
 
 
 def _on(node: str) -> NodeAffinitySchedulingStrategy:
