@@ -19,6 +19,9 @@ PROJECT = Path(__file__).parents[1]
 # Who starts the tests in the background may have it ignored, which the programs that they start
 # would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# There is a process for each core already: with more threads than cores, learning takes 20 times as
+# long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
 
