@@ -138,6 +138,8 @@ def check_comparable(a: Result, b: Result) -> None:
     """
     if a.suite != b.suite:
         raise ValueError(f"suite: {a.suite} and {b.suite}; expected the same")
+    if a.world != b.world:
+        raise ValueError(f"world: {a.world} and {b.world}; expected the same")
     if a.seeds != b.seeds:
         raise ValueError(
             f"seeds: {a.seeds[0]}:{a.seeds[1]} and {b.seeds[0]}:{b.seeds[1]}; expected the same"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -121,6 +122,22 @@ def show_scores(result: Result) -> None:
     for env_id, task in result.tasks.items():
         for reason, count in task.failures.items():
             print(f"{env_id}: {count} x {reason}")
+    if result.world != "sim":
+        for env_id in result.tasks:
+            print(f"{env_id}: {real_time([e for e in result.episodes if e.env == env_id])}")
+
+
+def real_time(episodes: Sequence[Episode]) -> str:
+    """How well episodes kept time, and the arm its way, in words."""
+    actions = sum(episode.steps for episode in episodes)
+    misses = sum(episode.deadline_misses for episode in episodes)
+    delay = np.median([episode.delay for episode in episodes])
+    errors = [e.tracking_error for e in episodes if e.tracking_error is not None]
+    text = (
+        f"{misses} of {actions} actions came after the end of their control period, the median one "
+        f"{delay * 1000:.0f} ms after its observation"
+    )
+    return text + (f"; the arm was {np.mean(errors):.3f} rad off its commands" if errors else "")
 
 
 def success_text(task: TaskScore) -> str:

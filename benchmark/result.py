@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 from komo_envs.tools.files import write_text
 from komo_envs.tools.stats import wilson
 from komo_envs.tools.workers import Limits
+from komo_envs.worlds import WorldName
 
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -78,6 +79,8 @@ class Setup:
     """Version of the suite: environments and seeds."""
     policy: PolicyIdentity
     envs: tuple[str, ...]
+    world: WorldName = "sim"
+    """What the policy acted in."""
     seeds: tuple[Count, Count]
     """(A, B): each environment is scored on the seeds A, ..., B - 1."""
     videos: Count
@@ -124,7 +127,15 @@ class Episode:
     did not come to that."""
     steps: Annotated[int, Field(ge=0, le=1_000_000)]
     failure: str | None
-    """None on success; else the policy's own reason, ``"timeout"`` or ``"error: ..."``."""
+    """None on success; else the policy's own reason, ``"timeout"``, ``"error: ..."``, or
+    ``"stopped: ..."`` if a robot in real time was."""
+    tracking_error: Length | None = None
+    """Of the arm, ``info["tracking_error"]``, in the mean over the steps, rad; None if there were
+    none."""
+    delay: Length = 0.0
+    """From an observation to the action that followed, in the median, s. A simulation waits."""
+    deadline_misses: Count = 0
+    """Actions that came after the end of their control period."""
 
     def __post_init__(self) -> None:
         """Refuse what no episode can be."""

@@ -18,6 +18,8 @@ import numpy as np
 import komo_envs  # noqa: F401  (registers the environments)
 from benchmark.result import Episode
 from komo_envs.control import ActionError
+from komo_envs.worlds import CONTROL_PERIOD
+from komo_envs.worlds.rai import RobotStopped
 from policies import Policy, load_policy
 from policies.base import env_options_of
 
@@ -87,6 +89,8 @@ class Player:
         scene: dict[str, Any] = {}
         once = success = False
         distance = None
+        tracking_errors: list[float] = []
+        delays: list[float] = []
         steps = -1  # the reset is none
         error = None
         try:
@@ -96,11 +100,16 @@ class Player:
                 success = bool(info["is_success"])
                 once = once or (success and steps > 0)
                 distance = float(info["distance"])
+                if steps > 0:
+                    tracking_errors.append(info["tracking_error"])
+                    delays.append(info["delay"])
                 if video is not None:
                     video.add_frame()
         except PolicyError as raised:
             error = f"error: {raised}"[:200]
             self.close()  # whatever raised may be broken
+        except RobotStopped as stopped:
+            error = f"stopped: {stopped}"[:200]
         success = success and error is None
         failure = None
         if not success:
@@ -116,6 +125,9 @@ class Player:
             distance=distance if distance is not None and math.isfinite(distance) else None,
             steps=max(steps, 0),
             failure=failure,
+            tracking_error=float(np.mean(tracking_errors)) if tracking_errors else None,
+            delay=float(np.median(delays)) if delays else 0.0,
+            deadline_misses=sum(delay >= CONTROL_PERIOD for delay in delays),
         )
 
     def _prepare(self, env_id: str) -> tuple[Env, Policy]:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import gymnasium as gym
 import tyro
 
 from benchmark.display import progress, show_scores, summary
@@ -37,6 +38,7 @@ from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import write_text
 from komo_envs.tools.workers import Limits, Pool, WorkerError, Workers
+from komo_envs.worlds import WorldName
 
 if TYPE_CHECKING:
     from komo_envs.tools.ray_workers import Cluster
@@ -58,7 +60,10 @@ class Arguments:
     seeds: str | None = None
     """A:B for the seeds A, ..., B - 1; the test seeds if not given."""
     workers: int | None = None
-    """Processes that play episodes; as many as there are cores if not given."""
+    """Processes that play episodes; as many as there are cores if not given, but one in real
+    time."""
+    world: WorldName = "sim"
+    """What the policy acts in: sim, or botop, a robot that rai's BotOp simulates in real time."""
     executor: Literal["local", "ray"] = "local"
     """Where they are: on this machine, or on the nodes of a Ray cluster."""
     out: Path | None = None
@@ -91,7 +96,12 @@ def main() -> None:
     file, page = log.folder / RESULT, log.folder / REPORT
     finished = file.exists() and (page.exists() or not arguments.report)
     try:
-        make_player = partial(Player, arguments.policy, trust_code=arguments.trust_code)
+        make_player = partial(
+            Player,
+            arguments.policy,
+            trust_code=arguments.trust_code,
+            options={"world": arguments.world},
+        )
         result = run(log, make_player, arguments.workers, cluster, arguments.report)
     except KeyboardInterrupt:
         fail(MODULE, f"interrupted; {_rest(log)}", code=130)
@@ -136,7 +146,11 @@ def prepare(arguments: Arguments) -> tuple[EpisodeLog, Cluster | None]:
         if not 0 < getattr(arguments, name) < math.inf:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} {getattr(arguments, name)}: expected a positive number")
+    if arguments.world != "sim" and arguments.executor != "local":
+        raise ValueError(f"--executor ray: expected local with --world {arguments.world}")
     trust = arguments.trust_code
+    for env_id in envs:
+        gym.make(env_id, disable_env_checker=True, world=arguments.world).close()
     identities = [identify(arguments.policy, env_id, trust) for env_id in envs]
     cluster = None
     if arguments.executor == "ray":
@@ -149,6 +163,7 @@ def prepare(arguments: Arguments) -> tuple[EpisodeLog, Cluster | None]:
         suite=SUITE,
         policy=identities[0],
         envs=envs,
+        world=arguments.world,
         seeds=(seeds.start, seeds.stop),
         videos=arguments.videos,
         versions=provenance.versions(envs, SOURCES),
@@ -214,7 +229,9 @@ def run(
     videos, limits = log.folder / VIDEOS, log.setup.limits()
     pool: Pool[Episode]
     if cluster is None:
-        nodes, workers = 1, workers or provenance.usable_cores()
+        # What plays in real time needs a core for itself.
+        cores = provenance.usable_cores() if log.setup.world == "sim" else 1
+        nodes, workers = 1, workers or cores
         pool = Workers(workers, partial(make_player, videos), limits)
     else:
         places = cluster.places(workers)

@@ -6,7 +6,7 @@ import copy
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +19,7 @@ from komo_envs.randomize import Variation, make_randomization
 from komo_envs.scene import Array, Body, Camera
 from komo_envs.tasks import Scene
 from komo_envs.viewer import Viewer, has_display
-from komo_envs.worlds import CONTROL_PERIOD, World, WorldState, make_simulation
+from komo_envs.worlds import CONTROL_PERIOD, World, WorldName, WorldState, make_world
 from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW
 
 OBS_MODES: dict[str, tuple[str, ...]] = {
@@ -95,7 +95,9 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     ## Episode End
     The episode terminates when success has held for half a second, and is truncated after the
     id's time limit. ``info``, of reset and of every step, has ``is_success``, ``distance`` (m),
-    ``reward_terms`` and ``scene`` (the episode's scene, as ``reset`` takes it).
+    ``reward_terms``, ``scene`` (the episode's scene, as ``reset`` takes it), ``tracking_error``
+    (the largest distance of a joint from its last command, rad) and ``delay`` (from the last
+    observation to the action that followed, s; 0 in simulation, which waits for it).
 
     ## Arguments
     See ``__init__``, and the fields of the task's class; all are keyword arguments of
@@ -124,6 +126,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         cameras: Sequence[str] = ("front",),
         shadows: bool = False,
         randomize: str | Mapping[str, float] | None = None,
+        world: WorldName = "sim",
         render_mode: str | None = None,
         render_size: tuple[int, int] = (480, 640),
         **options: Any,
@@ -140,6 +143,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             shadows: Whether observed images have soft shadows, which are slower to draw.
             randomize: What varies from episode to episode: None, ``"seen"``, ``"felt"``, ``"all"``,
                 or a dict with fields of ``komo_envs.randomize.Randomization``.
+            world: ``"sim"``, or ``"botop"``: rai's BotOp, the interface of the real robot, with a
+                robot that it simulates in real time.
             render_mode: None, ``"rgb_array"`` or ``"human"``.
             render_size: (height, width) in pixels of what ``render()`` shows.
             **options: The task's own options: the fields of its class.
@@ -147,21 +152,27 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         Raises:
             TypeError: an argument is neither one of these nor an option of the task.
             ValueError: an argument's value is not one of these.
-            RuntimeError: ``render_mode="human"`` without a display.
+            RuntimeError: ``render_mode="human"`` or ``world="botop"`` without a display.
         """
         check_choice("obs_mode", obs_mode, OBS_MODES)
         check_choice("control_mode", control_mode, CONTROL_MODES)
         check_choice("reward_mode", reward_mode, REWARD_MODES)
         check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        check_choice("world", world, get_args(WorldName))
         if not has_display():
-            if render_mode == "human":
-                raise RuntimeError(
-                    "render_mode='human' needs a display, and there is none (DISPLAY is not set); "
-                    "use render_mode='rgb_array', or run under xvfb-run"
-                )
+            for name, value, needs in (
+                ("render_mode", render_mode, "human"),
+                ("world", world, "botop"),
+            ):
+                if value == needs:
+                    raise RuntimeError(
+                        f"{name}={value!r} needs a display, and there is none (DISPLAY is not "
+                        "set); use another one, or run under xvfb-run"
+                    )
             self.metadata = {**self.metadata, "render_modes": ["rgb_array"]}
         self.task = make_task(task, options)
         self.randomization = make_randomization(randomize)
+        self.world_name = world
         given = {"task": task, "control_mode": control_mode, "randomize": randomize}
         self._same_task: dict[str, Any] = {**given, **options}
         self.task_description = self.task.description
@@ -251,7 +262,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         super().reset(seed=seed)
         scene = given or self._sample_scene()
         if self.world is None or self._world_pid != os.getpid():
-            self.use_world(make_simulation())
+            self.use_world(make_world(self.world_name))
             assert self.world is not None
         self.scene = scene
         self.actions = []
@@ -274,17 +285,21 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         Raises:
             ActionError: the action is not an array of finite numbers of the action space's shape.
                 Nothing has moved, and the episode can go on.
+            RobotStopped: the robot has been stopped, for safety's sake: reset the env.
             RuntimeError: the env has not been reset, or the simulator failed: reset it.
         """
         if self.world is None or self._state is None or self._world_pid != os.getpid():
             raise RuntimeError("the env is not running in this process: call reset first")
         checked = self.controller.check(action)
+        before = self.controller.command
         reference = self.controller.reference(checked)
         # Whatever interrupts the motion, Ctrl-C too, leaves arm and command apart: the episode
         # is over then.
         self._state = None
         self._state = self.world.step(self._variation.send(reference))
         self._variation.arrive(self._state)
+        if not self._state.followed:
+            self.controller.reset(before)
         self.actions.append(checked)
         observation, reward, info = self._evaluate()
         self._success_steps = self._success_steps + 1 if info["is_success"] else 0
@@ -400,6 +415,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             "distance": float(self.task.distance(achieved, desired)),
             "reward_terms": {name: float(value) for name, value in terms.items()},
             "scene": copy.deepcopy(self.scene),
+            "tracking_error": float(np.abs(self.state.q - self.controller.command).max()),
+            "delay": self.state.delay,
         }
         reward = self._compute_reward(achieved, desired, info)
         return self.observe(self.obs_mode), reward, info

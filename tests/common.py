@@ -1,9 +1,11 @@
-"""Rolling an env out, comparing what it observes bit for bit, watching processes, small disks."""
+"""Rollouts, what they observe compared bit for bit, processes to watch, displays, small disks."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -66,6 +68,26 @@ def workers_of(pid: int) -> list[int]:
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(int(child))
     return found
+
+
+@contextlib.contextmanager
+def virtual_display() -> Iterator[str]:
+    """A screen that nobody sees: its DISPLAY."""
+    if shutil.which("Xvfb") is None:
+        pytest.skip("needs Xvfb, which setup.sh --dev installs")
+    read, write = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(write), "-screen", "0", "800x600x24"],
+        pass_fds=[write],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(write)
+    try:
+        with os.fdopen(read) as displays:
+            yield f":{displays.readline().strip()}"
+    finally:
+        server.terminate()
+        server.wait()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from common import digest, random_rollout
+from common import digest, random_rollout, virtual_display
 from conftest import RunPython
 from gymnasium.utils.env_checker import check_env
 
@@ -437,22 +436,9 @@ def test_human_mode_without_a_display_is_one_clear_error(run_python: RunPython) 
     assert done.stdout == ""
 
 
-@pytest.mark.skipif(shutil.which("Xvfb") is None, reason="needs Xvfb, which setup.sh installs")
 def test_human_mode_opens_a_window(run_python: RunPython) -> None:
-    read, write = os.pipe()
-    server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(write), "-screen", "0", "800x600x24"],
-        pass_fds=[write],
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(write)
-    try:
-        with os.fdopen(read) as displays:
-            display = f":{displays.readline().strip()}"
+    with virtual_display() as display:
         done = run_python(HUMAN, DISPLAY=display, SDL_VIDEODRIVER=None)
-    finally:
-        server.terminate()
-        server.wait()
     assert done.returncode == 0, done.stderr
     driver, colour = done.stdout.split(" ", 1)
     assert driver == "x11"

@@ -1,4 +1,4 @@
-"""The bodies a policy can drive. Today: the simulation, here or in a process of its own."""
+"""The bodies a policy can drive: the simulation, and the robot in real time."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import atexit
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from komo_envs.worlds.base import CONTROL_PERIOD, World, WorldState
 
 if TYPE_CHECKING:
     from komo_envs.worlds.physx import PhysxWorld
 
-__all__ = ["CONTROL_PERIOD", "World", "WorldState", "make_simulation"]
+__all__ = ["CONTROL_PERIOD", "World", "WorldName", "WorldState", "make_world"]
+
+WorldName = Literal["sim", "botop"]
+"""The simulation, and the robot that rai's BotOp simulates in real time."""
 
 _inline: weakref.ref[PhysxWorld] | None = None
 _inline_pid: int | None = None
@@ -23,7 +26,14 @@ os.register_at_fork(
 )
 
 
-def make_simulation() -> World:
+def make_world(name: WorldName) -> World:
+    """The world of that name."""
+    from komo_envs.worlds.isolated import IsolatedWorld
+
+    return _simulation() if name == "sim" else IsolatedWorld("komo_envs.worlds.robot:RobotWorld")
+
+
+def _simulation() -> World:
     """A simulated world: in this process if it has none yet, else in a process of its own.
 
     rai's PhysX bears one simulation in a process. So the first world lives here and costs nothing
@@ -37,7 +47,7 @@ def make_simulation() -> World:
     with _lock:
         forked = _inline_pid is not None and _inline_pid != os.getpid()
         if forked or _open_inline_world() is not None:
-            return IsolatedWorld()
+            return IsolatedWorld("komo_envs.worlds.physx:PhysxWorld")
         world = PhysxWorld()
         _inline, _inline_pid = weakref.ref(world), os.getpid()
         return world

@@ -28,6 +28,11 @@ class WorldState:
     """Poses (N, 7) of the scene's bodies, in their order."""
     body_velocities: Array
     """Linear (m/s) and angular (rad/s) velocities (N, 6) of the bodies; zero for fixed ones."""
+    delay: float = 0.0
+    """Seconds that the action came after what it answers, on the robot's clock. A simulation waits:
+    it takes none."""
+    followed: bool = True
+    """Whether the arm has followed the action, which may have come too late for that."""
 
 
 class World(Protocol):

@@ -1,4 +1,4 @@
-"""A simulated world in a process of its own, so that any number of envs can share a program.
+"""A world in a process of its own, so that any number of envs can share a program.
 
 The child is a fresh interpreter, neither a fork nor one that imports the user's script again:
 that works in scripts without a ``__main__`` guard, in threads, and in the daemonic workers of
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pkgutil
 import socket
 import subprocess
 import sys
@@ -20,16 +21,21 @@ from multiprocessing.connection import Connection
 from typing import IO
 
 from komo_envs.scene import Array, Body
-from komo_envs.worlds.base import WorldState
+from komo_envs.worlds.base import World, WorldState
 from komo_envs.worlds.rai import SimulationError
 
 _EXIT_TIMEOUT = 5.0  # s
 
 
 class IsolatedWorld:
-    """A ``PhysxWorld`` in a child process: the same states, for some 0.1 ms more a step."""
+    """A world in a child process: the same states, for some 0.1 ms more a step.
 
-    def __init__(self) -> None:
+    Args:
+        world: ``"module:Class"`` of the world, and what it is made with.
+    """
+
+    def __init__(self, world: str, *arguments: object) -> None:
+        self._made = world, arguments
         self.process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
@@ -40,13 +46,13 @@ class IsolatedWorld:
         arm_collides: bool = False,
         stiffness: float = 1.0,
     ) -> WorldState:
-        """As ``PhysxWorld.reset``; starts the child process if there is none."""
+        """As the world's; starts the child process if there is none."""
         if self._connection is None:
             self._start()
         return self._call("reset", q, tuple(bodies), arm_collides, stiffness)
 
     def step(self, reference: Array) -> WorldState:
-        """As ``PhysxWorld.step``."""
+        """As the world's."""
         return self._call("step", reference)
 
     def close(self) -> None:
@@ -68,6 +74,7 @@ class IsolatedWorld:
                 start_new_session=True,  # Ctrl-C in the user's terminal is not for it
             )
         self._connection = Connection(ours.detach())
+        self._connection.send(self._made)
         self._finalizer = weakref.finalize(
             self, _end, self._connection, self.process, self._errors, os.getpid()
         )
@@ -91,7 +98,7 @@ class IsolatedWorld:
             raise
         if isinstance(result, WorldState):
             return result
-        raise SimulationError(result)
+        raise result
 
     def _last_words(self) -> str:
         """The last line that the child process wrote to stderr, if it wrote any."""
@@ -128,10 +135,9 @@ def _end(
 
 def serve(descriptor: int) -> None:
     """The life of a child process: answer what comes through a socket until it closes."""
-    from komo_envs.worlds.physx import PhysxWorld
-
     connection = Connection(descriptor)
-    world = PhysxWorld()
+    name, made_with = connection.recv()
+    world: World = pkgutil.resolve_name(name)(*made_with)
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         while True:
             method, arguments = connection.recv()
@@ -140,8 +146,8 @@ def serve(descriptor: int) -> None:
             try:
                 result: object = getattr(world, method)(*arguments)
             except SimulationError as error:
-                result = str(error)
+                result = error
             except Exception as error:
-                result = f"{type(error).__name__}: {error}"
+                result = SimulationError(f"{type(error).__name__}: {error}")
             connection.send(result)
     world.close()

@@ -25,7 +25,7 @@ class PhysxWorld:
     """One PhysX simulation in this process. Only one may be alive in a process at a time.
 
     rai's PhysX frees the materials of *all* simulations when one of them is dropped, which crashes
-    the process sooner or later; ``komo_envs.worlds.make_simulation`` keeps that rule.
+    the process sooner or later; ``komo_envs.worlds.make_world`` keeps that rule.
     """
 
     def __init__(self) -> None:

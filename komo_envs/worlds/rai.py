@@ -25,6 +25,10 @@ class SimulationError(RuntimeError):
     """The simulator refused an operation, or a failed check in its C++ ended it."""
 
 
+class RobotStopped(SimulationError):
+    """A robot in real time was stopped, for safety's sake, and stands still."""
+
+
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
     """Turn a failed check in rai's C++ into one clear error.
@@ -135,4 +139,4 @@ with _scratch_directory(), quiet():
             f"sudo apt-get install {SYSTEM_PACKAGES} && pip install robotic"
         ) from error
 
-__all__ = ["SimulationError", "plain_errors", "quiet", "ry"]
+__all__ = ["RobotStopped", "SimulationError", "plain_errors", "quiet", "ry"]

@@ -1,0 +1,108 @@
+"""How a robot in real time follows references that come ten times a second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from komo_envs.scene import Array
+from komo_envs.worlds.base import CONTROL_PERIOD
+
+MAX_ACCELERATION = np.array([15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0])
+"""rad/s^2 of each joint: the Panda's limits, from Franka's interface specification."""
+TRAIL = CONTROL_PERIOD / 2
+"""Seconds by which a motion trails its references: so it gets from rest to any speed in one control
+period with an even acceleration."""
+_WAYPOINTS = 40  # a second
+_STRETCHES = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+_SPEEDS = (1.0, 0.5, 0.0)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The cubic motion between two states (rad, rad/s) that are ``time`` seconds apart."""
+
+    q: Array
+    qdot: Array
+    end: Array
+    end_qdot: Array
+    time: float
+
+    def at(self, time: float) -> tuple[Array, Array]:
+        """Joint positions and velocities (7,) so many seconds after its beginning."""
+        s = time / self.time
+        first = (1 + 2 * s) * self.q + s * self.time * self.qdot
+        last = (3 - 2 * s) * self.end - (1 - s) * self.time * self.end_qdot
+        qdot = (
+            6 * s * (1 - s) * (self.end - self.q) / self.time
+            + (1 - s) * (1 - 3 * s) * self.qdot
+            + s * (3 * s - 2) * self.end_qdot
+        )
+        return (1 - s) ** 2 * first + s**2 * last, qdot
+
+    def strain(self) -> float:
+        """The largest acceleration in it, as a share of the joint's limit."""
+        # That of a cubic is linear in time, so it is largest at one of the ends.
+        way = 6 * (self.end - self.q) / self.time**2
+        first = way - (4 * self.qdot + 2 * self.end_qdot) / self.time
+        last = -way + (2 * self.qdot + 4 * self.end_qdot) / self.time
+        return float(np.max(np.abs([first, last]) / MAX_ACCELERATION))
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Pieces of a motion, one after the other, that end at rest."""
+
+    pieces: tuple[Piece, ...]
+
+    def at(self, time: float) -> tuple[Array, Array]:
+        """Joint positions and velocities (7,) so many seconds after its beginning, or at its end
+        if that is past.
+        """
+        for piece in self.pieces:
+            if time <= piece.time:
+                return piece.at(time)
+            time -= piece.time
+        return self.pieces[-1].end, self.pieces[-1].end_qdot
+
+    def waypoints(self) -> tuple[Array, Array]:
+        """Times (N,) since its beginning, the last one its end, and joint positions (N, 7)."""
+        whole = sum(piece.time for piece in self.pieces)
+        count = max(2, round(whole * _WAYPOINTS))
+        times = np.arange(1, count + 1) / count * whole
+        return times, np.array([self.at(time)[0] for time in times])
+
+
+def stand(q: Array) -> Motion:
+    """No motion, at joint positions (7,)."""
+    return Motion((brake(q, np.zeros(7)),))
+
+
+def brake(q: Array, qdot: Array) -> Piece:
+    """What brings an arm to rest, all joints in the same time: it stays on its way."""
+    time = max(CONTROL_PERIOD, float(np.max(np.abs(qdot) / MAX_ACCELERATION)))
+    return Piece(q, qdot, q + qdot * time / 2, np.zeros(7), time)
+
+
+def follow(q: Array, qdot: Array, reference: Array, velocity: Array, time: float) -> Motion:
+    """The motion toward a moving reference, and from there to a halt.
+
+    Whatever comes after it, or does not, it ends at rest, where the reference is: an arm that is
+    told nothing more stands still. It is there later, or slower, if ``MAX_ACCELERATION`` wants it,
+    and brakes at once if that does not help.
+
+    Args:
+        q: Joint positions (7,) that it begins at, rad.
+        qdot: Joint velocities (7,) that it begins with, rad/s.
+        reference: Where the arm is to be (7,), rad, so much ``time`` from now, but for ``TRAIL``.
+        velocity: Of the reference (7,), rad/s.
+        time: Seconds, more than 0.
+    """
+    for stretch in _STRETCHES:
+        for speed in _SPEEDS:
+            end, end_qdot = reference - TRAIL * speed * velocity, speed * velocity
+            pieces = Piece(q, qdot, end, end_qdot, stretch * time), brake(end, end_qdot)
+            if max(piece.strain() for piece in pieces) <= 1 + 1e-9:
+                return Motion(pieces)
+    return Motion((brake(q, qdot),))

@@ -1,0 +1,196 @@
+"""The robot in real time, through rai's BotOp: the Panda itself, or one that BotOp simulates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from komo_envs.scene import Array, Body
+from komo_envs.worlds.base import CONTROL_PERIOD, WorldState
+from komo_envs.worlds.motion import follow, stand
+from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW, LINK_FRAMES, load_panda, set_stiffness
+from komo_envs.worlds.rai import RobotStopped, SimulationError, plain_errors, quiet, ry
+
+MAX_STEP = 1.05 * CONTROL_PERIOD
+"""rad by which a joint's reference may change at once; the controller's limit is a little less."""
+MAX_TRACKING_ERROR = 0.2
+"""rad of a joint from where it is sent. Beyond, something holds the arm."""
+STALE = 0.5
+"""Seconds after which the answer to an observation comes too late to be followed."""
+STIFFNESS = 4.0
+"""Of the simulated arm's drives, as a share of the simulation's: it follows as closely as the real
+arm does, 25 ms behind."""
+_SETTLE = 0.3  # s that bodies have to come to rest on what they stand on
+_LOOK = 0.01  # s between two looks at the arm
+_SPAN = 0.03  # s over which bodies' velocities are taken
+
+
+class RobotWorld:
+    """The Panda that BotOp drives. One of them is alive in a process.
+
+    A control period ends when its time has come on the robot's clock. Every motion ends at rest, so
+    an arm that has not been told anything by then stands still. What comes later begins a new
+    period; what comes more than ``STALE`` seconds after its observation is not followed.
+
+    Args:
+        real: Whether to drive the robot itself. Else BotOp simulates it, and the bodies with it.
+    """
+
+    def __init__(self, real: bool = False) -> None:
+        self._real = real
+        self._bot: ry.BotOp | None = None
+        self._stopped = True
+
+    def reset(
+        self,
+        q: Array,
+        bodies: Sequence[Body],
+        arm_collides: bool = False,
+        stiffness: float = 1.0,
+    ) -> WorldState:
+        """Bring the arm to ``q`` (7,) at rest, and simulated bodies to their initial poses.
+
+        Raises:
+            SimulationError: rai refused the scene, or the robot cannot be reached.
+        """
+        self.close()
+        self._config = load_panda(bodies, arm_collides=arm_collides)
+        frames = [frame.name for frame in self._config.getFrames()]
+        self._links = [frames.index(name) for name in LINK_FRAMES]
+        self._bodies = [frames.index(body.name) for body in bodies]
+        with quiet():
+            self._config.setJointState(q)
+            set_stiffness(self._config, STIFFNESS * stiffness)
+            ry.params_add({"botsim/tau": 0.005, "botsim/verbose": 0, "bot/useGripper": False})
+            self._bot = ry.BotOp(self._config, self._real)
+        self._reference = np.array(q, dtype=float)
+        self._motion, self._sent = stand(self._reference), self._bot.get_t()
+        self._start = self._end = self._sent + _SETTLE
+        self._stopped = False
+        return self._state_at(self._end)
+
+    def step(self, reference: Array) -> WorldState:
+        """Move toward ``reference`` (7,), rad, until the end of the control period.
+
+        Raises:
+            RobotStopped: the reference is none that an arm may be told, or the arm is not where it
+                should be. It is held, and has to be reset.
+            SimulationError: the world was not reset.
+        """
+        if self._bot is None or self._stopped:
+            raise SimulationError("step before reset")
+        try:
+            reference = self._checked(reference)
+            now = self._bot.get_t()
+            delay = max(0.0, now - self._end)
+            # What comes too late finds the arm at rest, or coming to it.
+            self._end = (self._end if delay < CONTROL_PERIOD else now) + CONTROL_PERIOD
+            if followed := delay < STALE:
+                self._send(reference, now)
+            return self._state_at(self._end, delay, followed)
+        except BaseException:
+            self._stop()
+            raise
+
+    def close(self) -> None:
+        """Hold the arm, and let go of it."""
+        self._stop()
+        with quiet():
+            self._bot = None
+
+    def _stop(self) -> None:
+        """Hold the arm where it is, and have it follow nothing until the next reset."""
+        self._stopped = True
+        if self._bot is not None:
+            with quiet():
+                self._bot.hold()
+
+    def _checked(self, reference: Array) -> Array:
+        """The reference, if it is one that an arm may be told.
+
+        Raises:
+            RobotStopped: it is not.
+        """
+        if reference.shape != (7,) or not np.isfinite(reference).all():
+            raise RobotStopped(f"refused {reference.tolist()}: expected 7 finite numbers")
+        if np.any(reference < JOINT_LOW) or np.any(reference > JOINT_HIGH):
+            raise RobotStopped(f"refused {reference.tolist()}: beyond the joint limits")
+        step = np.abs(reference - self._reference)
+        if step.max() > MAX_STEP:
+            raise RobotStopped(
+                f"refused a jump of joint {step.argmax() + 1} by {step.max():.3f} rad: expected "
+                f"{MAX_STEP:.3f} at most"
+            )
+        return np.array(reference, dtype=float)
+
+    def _send(self, reference: Array, now: float) -> None:
+        """Set the arm moving toward a reference, where it is to be at the end of the period."""
+        assert self._bot is not None
+        velocity = (reference - self._reference) / CONTROL_PERIOD
+        planned = self._motion.at(now - self._sent)
+        self._reference = reference
+        self._motion = follow(*planned, reference, velocity, self._end - now)
+        self._sent = now
+        times, positions = self._motion.waypoints()
+        with plain_errors():
+            self._bot.move(positions, times, True, now)
+
+    def _look_until(self, end: float) -> None:
+        """Watch the arm until that time on its clock.
+
+        Raises:
+            RobotStopped: it is not where it is sent.
+        """
+        assert self._bot is not None
+        while True:
+            with plain_errors():
+                seen = self._bot.stepObservation()
+            error = np.abs(seen.qpos - self._motion.at(seen.ctrlTime - self._sent)[0])
+            if error.max() > MAX_TRACKING_ERROR:
+                raise RobotStopped(
+                    f"joint {error.argmax() + 1} is {error.max():.2f} rad from "
+                    f"where it is sent; expected {MAX_TRACKING_ERROR} at most"
+                )
+            left = end - seen.ctrlTime
+            if left <= 0:
+                return
+            time.sleep(min(left, _LOOK))
+
+    def _watch(self) -> tuple[float, Array]:
+        """The time on the robot's clock, s, and the poses (N, 7) of all frames then."""
+        assert self._bot is not None
+        with plain_errors():
+            self._bot.sync(self._config, 0.0)
+            return self._bot.get_t(), self._config.getFrameState()
+
+    def _state_at(self, end: float, delay: float = 0.0, followed: bool = True) -> WorldState:
+        """What is the case at that time on the robot's clock.
+
+        Raises:
+            RobotStopped: the arm is not where it is sent.
+        """
+        assert self._bot is not None
+        self._look_until(end - _SPAN)
+        before, then = self._watch()
+        self._look_until(max(end, before + _LOOK))  # also where there was no time to wait for that
+        now, frames = self._watch()
+        return WorldState(
+            time=now - self._start,
+            q=self._bot.get_q(),
+            qdot=self._bot.get_qDot(),
+            link_poses=frames[self._links],
+            body_poses=frames[self._bodies],
+            body_velocities=_velocities(then[self._bodies], frames[self._bodies], now - before),
+            delay=delay,
+            followed=followed,
+        )
+
+
+def _velocities(before: Array, after: Array, time: float) -> Array:
+    """Linear (m/s) and angular (rad/s) velocities (N, 6) between poses (N, 7)."""
+    turns = [Rotation.from_quat(each[:, 3:], scalar_first=True) for each in (after, before)]
+    angular = (turns[0] * turns[1].inv()).as_rotvec()
+    return np.concatenate([after[:, :3] - before[:, :3], angular], axis=1) / time

@@ -1,0 +1,241 @@
+"""The robot in real time, as BotOp simulates it: how it moves, and what stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from common import virtual_display, wait_for
+from conftest import PROJECT, RunPython, run_module
+
+import komo_envs  # noqa: F401 - registers the ids
+from komo_envs.control import ActionError
+from komo_envs.tools.workers import descendants
+from komo_envs.worlds import CONTROL_PERIOD
+from komo_envs.worlds.motion import MAX_ACCELERATION, TRAIL, follow, stand
+from komo_envs.worlds.rai import RobotStopped, SimulationError
+from komo_envs.worlds.robot import MAX_STEP, STALE
+
+ENV = "KomoPush-v0"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def display() -> Iterator[None]:
+    with virtual_display() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISPLAY", name)
+        yield
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[Any]:
+    made = gym.make(ENV, control_mode="joint", world="botop", disable_env_checker=True)
+    yield made.unwrapped
+    made.close()
+
+
+def test_a_policy_cannot_tell(env: Any) -> None:
+    for options in ({"obs_mode": "state"}, {"obs_mode": "rgbd", "cameras": ("front", "wrist")}):
+        both = [gym.make("KomoShelf-v0", world=world, **options) for world in ("sim", "botop")]
+        simulated, robot = both
+        assert robot.observation_space == simulated.observation_space
+        assert robot.action_space == simulated.action_space
+        seen = [each.reset(seed=3) for each in both]
+        for observation, info in seen:
+            assert robot.observation_space.contains(observation)
+            assert info.keys() == seen[0][1].keys()
+            assert info["scene"] == seen[0][1]["scene"]
+        for each in both:
+            each.close()
+
+
+def test_a_motion_follows_within_the_limits_and_ends_at_rest() -> None:
+    rng = np.random.default_rng(0)
+    lag = []
+    for speed in (0.2, 1.0):
+        reference = np.zeros(7)
+        motion, sent = stand(reference), 0.0
+        step = rng.uniform(-1, 1, 7) * speed * CONTROL_PERIOD
+        for period in range(200):
+            now = period * CONTROL_PERIOD + rng.uniform(0, 0.05)
+            if period % 8 == 0:  # what it is to do changes
+                step = rng.uniform(-1, 1, 7) * speed * CONTROL_PERIOD
+            reference = reference + step
+            q, qdot = motion.at(now - sent)
+            left = (period + 1) * CONTROL_PERIOD - now
+            motion, sent = follow(q, qdot, reference, step / CONTROL_PERIOD, left), now
+            times, positions = motion.waypoints()
+            assert np.allclose(motion.at(0.0), (q, qdot)), "it goes on from what was"
+            assert np.allclose(motion.at(times[-1])[1], 0), "an arm that is told nothing stands"
+            moments = np.linspace(0, times[-1], 200)
+            speeds = np.array([motion.at(moment)[1] for moment in moments])
+            accelerations = np.diff(speeds, axis=0) / np.diff(moments)[:, None]
+            assert np.all(np.abs(accelerations) <= MAX_ACCELERATION * 1.001)
+            assert np.allclose(positions[-1], motion.at(9.0)[0])
+            if speed == 0.2 and period % 8 == 7:
+                lag.append(np.abs(motion.at(left)[0] - reference + TRAIL * step / CONTROL_PERIOD))
+    assert np.max(lag) < 5e-3, "where it has had the time, it trails as it should and no more"
+
+
+def test_it_moves_as_it_is_told_and_no_further(env: Any) -> None:
+    env.reset(seed=0)
+    home = env.controller.command
+    target = home + np.array([0.25, 0.1, 0, 0.1, 0, 0, 0.2])
+    seen = [env.step(target)[4] for _ in range(8)]
+    assert np.abs(env.state.q - target).max() < 0.01
+    assert 0.01 < max(info["tracking_error"] for info in seen) < 0.15
+    assert np.median([info["delay"] for info in seen]) < 0.02
+    assert env.state.time >= 8 * CONTROL_PERIOD
+
+
+def test_who_is_told_nothing_stands_still_and_what_is_late_is_said(env: Any) -> None:
+    env.reset(seed=0)
+    home = env.controller.command
+    away = home + np.array([0.5, 0, 0, 0, 0, 0, 0])
+    for _ in range(2):
+        env.step(away)
+    time.sleep(0.3)  # a policy that thinks
+    *_, info = env.step(env.controller.command)
+    assert 0.29 <= info["delay"] < 0.4
+    stood = env.state.q
+    assert np.abs(stood - env.controller.command).max() < 0.005
+    time.sleep(0.3)
+    *_, info = env.step(env.controller.command)
+    assert np.abs(env.state.q - stood).max() < 1e-3
+    # An answer to what was seen long ago is not followed, and what comes next is.
+    time.sleep(STALE + 0.1)
+    for _ in range(3):
+        *_, info = env.step(away)
+        assert info["delay"] > STALE
+        assert np.abs(env.state.q - stood).max() < 1e-3
+        time.sleep(STALE + 0.1)
+    env.reset(seed=0)
+    for _ in range(2):
+        env.step(away)
+    assert env.state.q[0] > home[0] + 0.05
+
+
+def test_no_action_that_is_none_moves_it(env: Any) -> None:
+    env.reset(seed=0)
+    home = env.controller.command
+    for action in (np.full(7, np.nan), np.zeros(6), np.array(["a"] * 7)):
+        with pytest.raises(ActionError):
+            env.step(action)
+    env.step(home)
+    assert np.abs(env.state.q - home).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (np.nan, "expected 7 finite numbers"),
+        (2 * MAX_STEP, "refused a jump of joint 2"),
+        (3.0, "beyond the joint limits"),
+    ],
+)
+def test_the_robot_refuses_what_no_controller_should_say(env: Any, change: float, why: str) -> None:
+    env.reset(seed=0)
+    reference = env.controller.command.copy()
+    reference[1] += change
+    with pytest.raises(RobotStopped, match=why):
+        env.world.step(reference)
+    with pytest.raises(SimulationError, match="step before reset"):
+        env.world.step(env.controller.command)
+    env.reset(seed=0)
+    env.step(env.controller.command)
+
+
+def test_an_arm_that_is_held_up_is_stopped(env: Any) -> None:
+    env.reset(seed=0)
+    home = env.controller.command
+    pole = replace(
+        next(body for body in env.bodies if body.name == "puck"),
+        name="pole",
+        shape="box",
+        size=(0.05, 0.05, 0.6),
+        mass=None,
+        bevel=0.0,
+        pose=(0.15, 0.2, 0.95, 1.0, 0.0, 0.0, 0.0),
+    )
+    env.world.reset(home, (*env.bodies, pole), True)
+    reference = home.copy()
+    with pytest.raises(RobotStopped, match=r"joint \d is 0.2\d rad from where it is sent"):
+        turn_until_stopped(env.world, reference)
+
+
+def turn_until_stopped(world: Any, reference: np.ndarray) -> None:
+    for _ in range(20):
+        reference[0] -= 0.05
+        world.step(reference)
+
+
+SCRIPT = """
+import gymnasium as gym, komo_envs
+env = gym.make("KomoPush-v0", world="botop")
+env.reset(seed=0)
+print("moves", flush=True)
+while True:
+    env.step(env.action_space.sample())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_it_ends_with_who_commands_it(number: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=PROJECT,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"moves\n"
+    robot = list(descendants(process.pid))
+    assert robot
+    os.kill(process.pid, number)
+    process.wait(10)
+    wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in robot), 10)
+
+
+def test_policies_are_scored_on_it(tmp_path: Path) -> None:
+    common = ("--env", ENV, "KomoShelf-v0", "--episodes", 2, "--no-report")
+    for world in ("sim", "botop"):
+        out = tmp_path / world
+        done = run_module("run", "--policy", "expert", *common, "--world", world, "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert ("actions came after the end" in done.stdout) == (world == "botop")
+    simulated, robot = (
+        json.loads((tmp_path / world / "result.json").read_text()) for world in ("sim", "botop")
+    )
+    assert (simulated["world"], robot["world"], robot["workers"]) == ("sim", "botop", 1)
+    for one, other in zip(simulated["episodes"], robot["episodes"], strict=True):
+        assert one["scene"] == other["scene"]
+        assert other["success_at_end"], other
+        assert one["tracking_error"] < 0.02 < other["tracking_error"] < 0.1
+        assert one["delay"] == one["deadline_misses"] == 0
+        assert other["delay"] > 0
+    file = tmp_path / "botop" / "result.json"
+    done = run_module("compare", tmp_path / "sim" / "result.json", file)
+    assert done.returncode == 2
+    assert done.stderr == "benchmark.compare: world: sim and botop; expected the same\n"
+    done = run_module("verify", file, "--policy", "expert")
+    assert done.returncode == 2
+    assert "world: expected sim, got botop" in done.stderr
+
+
+def test_it_needs_a_display(run_python: RunPython) -> None:
+    words = "--policy", "zero", "--env", ENV, "--world", "botop", "--episodes", "1"
+    script = f"import sys; sys.argv[1:] = {words!r}\nfrom benchmark.run import main; main()"
+    done = run_python(script, DISPLAY=None, WAYLAND_DISPLAY=None)
+    assert done.returncode == 1
+    assert done.stderr.startswith("benchmark.run: RuntimeError: world='botop' needs a display")
+    assert done.stderr.count("\n") == 1
