@@ -190,6 +190,8 @@ def command(file: DemoFile) -> str:
         words += ["--noise", str(recipe["noise"])]
     if recipe["diverse"]:
         words += ["--diverse"]
+    if file.world != "sim":
+        words += ["--world", file.world]
     return shlex.join(words)
 
 

@@ -51,7 +51,8 @@ class Arguments(Recipe):
     first_seed: int = 0
     """Of the training seeds."""
     workers: int | None = None
-    """Processes that collect; as many as there are cores if not given. They change nothing else."""
+    """Processes that collect; as many as there are cores if not given, but one in real time. They
+    change nothing else."""
     executor: Literal["local", "ray"] = "local"
     """Where they are: on this machine, or on the nodes of a Ray cluster."""
 
@@ -65,11 +66,15 @@ def main() -> None:
         cluster = find_cluster(arguments)
     except (ValueError, ImportError) as error:
         fail(MODULE, error)
+    except RuntimeError as error:  # the environment could not be made
+        fail(MODULE, f"{type(error).__name__}: {error}", code=1)
     except OSError as error:
         fail(MODULE, f"stopped: {error}", code=1)
     recipe = recipe_of(arguments)
     make_player = partial(PartRecorder, partial(Recorder, recipe), recipe.control_mode)
-    produce(MODULE, parts, seeds_of(arguments), head, make_player, arguments.workers, cluster)
+    # What plays in real time needs a core for itself.
+    workers = arguments.workers or (None if recipe.world == "sim" else 1)
+    produce(MODULE, parts, seeds_of(arguments), head, make_player, workers, cluster)
 
 
 def produce(
@@ -127,6 +132,8 @@ def check(arguments: Arguments) -> dict[str, Any]:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} {value}: expected 1 or more")
+    if arguments.world != "sim" and arguments.executor != "local":
+        raise ValueError(f"--executor ray: expected local with --world {arguments.world}")
     if not 0.0 <= arguments.noise <= MOST_NOISE:
         raise ValueError(f"--noise {arguments.noise}: expected 0 to {MOST_NOISE}, in m")
     seeds = seeds_of(arguments)

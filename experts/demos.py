@@ -327,12 +327,11 @@ class DemoFile:
         self.recipe: dict[str, Any] = self.head["recipe"]
         options, recipe = self.env_args["env_kwargs"], self.recipe
         known = [self.env_args["env_name"], options["control_mode"], *options["cameras"]]
-        if not all(isinstance(name, str) for name in known) or not {"noise", "student"} <= {
-            *recipe
-        }:
+        wanted = {"noise", "student", "world"}
+        if not all(isinstance(name, str) for name in known) or not wanted <= {*recipe}:
             raise ValueError(f"env_args or recipe: {known}, {sorted(recipe)}: not as collected")
-        if "task" in options:  # it would be imported too
-            raise ValueError("env_kwargs: 'task': expected the options of an env, not its task")
+        for name in {"task", "world"} & {*options}:  # no file imports a task, or moves a robot
+            raise ValueError(f"env_kwargs: {name!r}: expected other options of an env")
 
     def __enter__(self) -> DemoFile:
         return self
@@ -386,12 +385,17 @@ class DemoFile:
         return dict(json.loads(self._file["data"].attrs.get("drawn_anew", "{}")))
 
     @property
+    def world(self) -> str:
+        """What they were collected in."""
+        return str(self.recipe["world"])
+
+    @property
     def perturbed(self) -> bool:
         """Whether something else was done than the expert wanted."""
         return bool(self.recipe["noise"]) or self.recipe["student"] is not None
 
     def make_env(self, **options: Any) -> gym.Env[Any, Any]:
-        """The env that they were collected in, or that with other options.
+        """The env that they were collected in, in simulation, or that with other options.
 
         Raises:
             ValueError: There is no such env, or it has no such options, or its module is not

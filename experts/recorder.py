@@ -18,6 +18,7 @@ from komo_envs.control import CONTROL_MODES
 from komo_envs.env import KomoEnv
 from komo_envs.scene import Array
 from komo_envs.tools import provenance
+from komo_envs.worlds import WorldName
 
 SOURCES = ("komo_envs", "experts")
 """The packages whose source decides what a demonstration is."""
@@ -44,6 +45,9 @@ class Recipe:
     """Standard deviation in m of a disturbance of where the tool goes, at most 0.05, while what the
     expert wants is recorded: its own corrections. Of a rotation, it is twice as many rad, as the
     limits of a step are."""
+    world: WorldName = "sim"
+    """sim; or botop, a robot that rai's BotOp simulates in real time: such demonstrations cannot be
+    replayed."""
     diverse: bool = False
     """Draw how the expert goes about it: on which side, by which by-way, with which posture (which
     shows in control mode joint alone)."""
@@ -74,7 +78,7 @@ class Recorder:
             "cameras": recipe.cameras,
         }
         self.expert: Expert = make_expert(recipe.env, diverse=recipe.diverse)
-        self.env = gym.make(recipe.env, disable_env_checker=True, **options)
+        self.env = gym.make(recipe.env, disable_env_checker=True, world=recipe.world, **options)
         self._inner: Any = self.env.unwrapped
         self.expert.attach(self.env)
         self.env_args = {

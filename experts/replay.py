@@ -68,6 +68,11 @@ def main() -> None:
     arguments = parse(Arguments, MODULE)
     try:
         with DemoFile(arguments.file, arguments.trust_code) as file:
+            if file.world != "sim":
+                raise ValueError(
+                    f"{arguments.file}: was collected in real time, world {file.world}, which "
+                    "nothing repeats; expected demonstrations of the simulation"
+                )
             file.make_env().close()
             there, others = len(file), other_versions(file)
             mode = None if file.perturbed else file.control_mode

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import h5py
 import numpy as np
 import pytest
 from common import virtual_display, wait_for
-from conftest import PROJECT, RunPython, run_module
+from conftest import PROJECT, Command, RunPython, run_module
 
 import komo_envs  # noqa: F401 - registers the ids
+from experts.demos import DemoFile
 from komo_envs.control import ActionError
 from komo_envs.tools.workers import descendants
 from komo_envs.worlds import CONTROL_PERIOD
@@ -239,3 +241,33 @@ def test_it_needs_a_display(run_python: RunPython) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("benchmark.run: RuntimeError: world='botop' needs a display")
     assert done.stderr.count("\n") == 1
+
+
+def test_demonstrations_are_collected_on_it_and_learned_from(
+    tmp_path: Path, command: Command
+) -> None:
+    out = tmp_path / "robot.h5"
+    words = ("--env", ENV, "--world", "botop", "--episodes", 4, "--image-size", 48, "--out", out)
+    done = command("experts.collect", *words)
+    assert done.returncode == 0, done.stderr
+    with DemoFile(out) as file:
+        assert file.world == "botop"
+        assert "--world botop" in out.with_suffix(".md").read_text()
+        assert all(demo.success for demo in file)
+        demo = file[0]
+        trailing = np.abs(demo.obs["agent_pos"][:, :7] - demo.obs["agent_pos"][:, 7:14])
+        assert 0.01 < trailing.max() < 0.15, "it is the robot that is seen"
+    done = command("experts.replay", out)
+    assert done.returncode == 2
+    assert "was collected in real time" in done.stderr
+    tiny = ("--steps", 20, "--validation", 1, "--episodes", 1)
+    done = command("policies.train", "--demos", out, "--out", tmp_path / "student", *tiny)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "student" / "seed0" / "model.safetensors").exists()
+    # A file of a stranger's says what to make, but not that a robot is to move.
+    with h5py.File(out, "r+") as raw:
+        head = json.loads(raw["data"].attrs["env_args"])
+        head["env_kwargs"]["world"] = "botop"
+        raw["data"].attrs["env_args"] = json.dumps(head)
+    with pytest.raises(ValueError, match="env_kwargs: 'world': expected other options"):
+        DemoFile(out)
