@@ -26,9 +26,15 @@ class Display(Protocol):
         """Count a finished episode."""
 
 
-def progress(total: dict[str, int], done: Iterable[Episode]) -> Display:
-    """A display for ``total[env_id]`` episodes of each environment, those ``done`` among them."""
-    display: Display = Bars(total) if sys.stderr.isatty() else Lines(total)
+def progress(total: dict[str, int], done: Iterable[Episode], alone: bool = True) -> Display:
+    """A display for ``total[env_id]`` episodes of each environment, those ``done`` among them.
+
+    Args:
+        total: Episodes.
+        done: Those that are over.
+        alone: Whether nothing else is shown meanwhile, over which a bar would be drawn.
+    """
+    display: Display = Bars(total) if alone and sys.stderr.isatty() else Lines(total)
     for episode in done:
         display.add(episode)
     return display

@@ -81,6 +81,8 @@ class Setup:
     envs: tuple[str, ...]
     world: WorldName = "sim"
     """What the policy acted in."""
+    lab: dict[str, JsonValue] | None = None
+    """What the laboratory of a real world has; None in others."""
     seeds: tuple[Count, Count]
     """(A, B): each environment is scored on the seeds A, ..., B - 1."""
     videos: Count

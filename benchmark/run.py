@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import sys
@@ -12,7 +13,7 @@ from datetime import datetime, timezone
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import tyro
@@ -33,11 +34,12 @@ from benchmark.result import (
     score,
 )
 from benchmark.rollout import Job, Player, lost
+from komo_envs.lab import TerminalOperator, load_lab
 from komo_envs.suite import SUITE
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import write_text
-from komo_envs.tools.workers import Limits, Pool, WorkerError, Workers
+from komo_envs.tools.workers import Inline, Limits, Pool, WorkerError, Workers
 from komo_envs.worlds import WorldName
 
 if TYPE_CHECKING:
@@ -60,10 +62,15 @@ class Arguments:
     seeds: str | None = None
     """A:B for the seeds A, ..., B - 1; the test seeds if not given."""
     workers: int | None = None
-    """Processes that play episodes; as many as there are cores if not given, but one in real
-    time."""
+    """Processes that play episodes; as many as there are cores if not given, but one in real time.
+    A real robot's episodes are played in this one, which asks its operator."""
     world: WorldName = "sim"
-    """What the policy acts in: sim, or botop, a robot that rai's BotOp simulates in real time."""
+    """What the policy acts in: sim; botop, a robot that rai's BotOp simulates in real time; real,
+    that of --lab."""
+    lab: Path | None = None
+    """The file that says what the laboratory has."""
+    dry_run: bool = False
+    """Send a real robot nothing, and print what it would be sent."""
     executor: Literal["local", "ray"] = "local"
     """Where they are: on this machine, or on the nodes of a Ray cluster."""
     out: Path | None = None
@@ -100,7 +107,7 @@ def main() -> None:
             Player,
             arguments.policy,
             trust_code=arguments.trust_code,
-            options={"world": arguments.world},
+            options=world_options(arguments, log.folder),
         )
         result = run(log, make_player, arguments.workers, cluster, arguments.report)
     except KeyboardInterrupt:
@@ -148,9 +155,12 @@ def prepare(arguments: Arguments) -> tuple[EpisodeLog, Cluster | None]:
             raise ValueError(f"{option} {getattr(arguments, name)}: expected a positive number")
     if arguments.world != "sim" and arguments.executor != "local":
         raise ValueError(f"--executor ray: expected local with --world {arguments.world}")
+    if arguments.world == "real" and arguments.workers not in (None, 1):
+        raise ValueError(f"--workers {arguments.workers}: expected 1 with --world real")
     trust = arguments.trust_code
     for env_id in envs:
-        gym.make(env_id, disable_env_checker=True, world=arguments.world).close()
+        options = world_options(arguments, Path())
+        gym.make(env_id, disable_env_checker=True, **options).close()
     identities = [identify(arguments.policy, env_id, trust) for env_id in envs]
     cluster = None
     if arguments.executor == "ray":
@@ -164,6 +174,7 @@ def prepare(arguments: Arguments) -> tuple[EpisodeLog, Cluster | None]:
         policy=identities[0],
         envs=envs,
         world=arguments.world,
+        lab=json.loads(json.dumps(asdict(load_lab(arguments.lab)))) if arguments.lab else None,
         seeds=(seeds.start, seeds.stop),
         videos=arguments.videos,
         versions=provenance.versions(envs, SOURCES),
@@ -177,6 +188,23 @@ def prepare(arguments: Arguments) -> tuple[EpisodeLog, Cluster | None]:
     # With microseconds, for several runs may begin in the same second.
     folder = arguments.out or Path("runs") / f"{Path(arguments.policy).name}-{now:%Y%m%d-%H%M%S-%f}"
     return EpisodeLog(folder, setup), cluster
+
+
+def world_options(arguments: Arguments, folder: Path) -> dict[str, Any]:
+    """The keyword arguments of ``gym.make`` that say what the policy acts in.
+
+    Args:
+        arguments: Of the command.
+        folder: Of the run, in which the pictures of a real world's scenes are kept.
+    """
+    if arguments.world != "real":
+        return {"world": arguments.world, "lab": arguments.lab, "dry_run": arguments.dry_run}
+    return {
+        "world": "real",
+        "lab": arguments.lab,
+        "dry_run": arguments.dry_run,
+        "operator": TerminalOperator(folder / "layouts"),
+    }
 
 
 def facts(policy: str, envs: tuple[str, ...], trust_code: bool) -> dict[str, str]:
@@ -228,7 +256,10 @@ def run(
         return load_result(file)
     videos, limits = log.folder / VIDEOS, log.setup.limits()
     pool: Pool[Episode]
-    if cluster is None:
+    if log.setup.world == "real":
+        nodes, workers = 1, 1
+        pool = Inline(partial(make_player, videos))
+    elif cluster is None:
         # What plays in real time needs a core for itself.
         cores = provenance.usable_cores() if log.setup.world == "sim" else 1
         nodes, workers = 1, workers or cores
@@ -244,7 +275,8 @@ def run(
         result = load_result(file)
         if not with_report:
             return result
-        film(result, log.folder, pool)
+        if log.setup.world == "sim":  # nothing else would come out the same again
+            film(result, log.folder, pool)
     # Here, for every worker imports what this module does, and draws nothing.
     from benchmark.report import report
 
@@ -263,7 +295,8 @@ def play(log: EpisodeLog, missing: Sequence[Job], pool: Pool[Episode]) -> None:
     """
     setup = log.setup
     total = dict.fromkeys(setup.envs, len(setup.seed_range()))
-    with progress(total, [entry.episode for entry in log.entries.values()]) as display:
+    done = [entry.episode for entry in log.entries.values()]
+    with progress(total, done, alone=setup.world != "real") as display:
         for env_id in setup.envs:
             before = log.elapsed(env_id)
             started = time.monotonic()

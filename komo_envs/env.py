@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import gymnasium as gym
@@ -15,6 +18,7 @@ from gymnasium import spaces
 from komo_envs.arguments import check_choice, check_size, make_task, select_cameras
 from komo_envs.cameras import Image, Renderer
 from komo_envs.control import CONTROL_MODES, Controller
+from komo_envs.lab import Lab, Live, Operator, TerminalOperator, check_lab, load_lab
 from komo_envs.randomize import Variation, make_randomization
 from komo_envs.scene import Array, Body, Camera
 from komo_envs.tasks import Scene
@@ -127,6 +131,9 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         shadows: bool = False,
         randomize: str | Mapping[str, float] | None = None,
         world: WorldName = "sim",
+        lab: Lab | str | Path | None = None,
+        operator: Operator | None = None,
+        dry_run: bool = False,
         render_mode: str | None = None,
         render_size: tuple[int, int] = (480, 640),
         **options: Any,
@@ -143,16 +150,21 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             shadows: Whether observed images have soft shadows, which are slower to draw.
             randomize: What varies from episode to episode: None, ``"seen"``, ``"felt"``, ``"all"``,
                 or a dict with fields of ``komo_envs.randomize.Randomization``.
-            world: ``"sim"``, or ``"botop"``: rai's BotOp, the interface of the real robot, with a
-                robot that it simulates in real time.
+            world: ``"sim"``; ``"botop"``, rai's BotOp, the interface of the real robot, with a
+                robot that it simulates in real time; or ``"real"``, that of the ``lab``.
+            lab: A laboratory, or the file that says what it has, see ``komo_envs.lab.Lab``: cameras
+                are where its are, in any world.
+            operator: Who lays out the scenes of a real world; asked at the terminal if None.
+            dry_run: Whether a real robot is sent nothing, and what it would be sent is printed.
             render_mode: None, ``"rgb_array"`` or ``"human"``.
             render_size: (height, width) in pixels of what ``render()`` shows.
             **options: The task's own options: the fields of its class.
 
         Raises:
             TypeError: an argument is neither one of these nor an option of the task.
-            ValueError: an argument's value is not one of these.
-            RuntimeError: ``render_mode="human"`` or ``world="botop"`` without a display.
+            ValueError: an argument's value is not one of these, or the lab's file is wrong.
+            OSError: the lab's file cannot be read.
+            RuntimeError: ``render_mode="human"`` or a world in real time without a display.
         """
         check_choice("obs_mode", obs_mode, OBS_MODES)
         check_choice("control_mode", control_mode, CONTROL_MODES)
@@ -160,11 +172,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         check_choice("world", world, get_args(WorldName))
         if not has_display():
-            for name, value, needs in (
-                ("render_mode", render_mode, "human"),
-                ("world", world, "botop"),
-            ):
-                if value == needs:
+            for name, value in (("render_mode", render_mode), ("world", world)):
+                if value in ("human", "botop", "real"):
                     raise RuntimeError(
                         f"{name}={value!r} needs a display, and there is none (DISPLAY is not "
                         "set); use another one, or run under xvfb-run"
@@ -173,6 +182,10 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self.task = make_task(task, options)
         self.randomization = make_randomization(randomize)
         self.world_name = world
+        self.lab = load_lab(lab) if isinstance(lab, str | Path) else lab
+        check_lab(self.lab, world, dry_run, self.randomization is not None)
+        self.operator = operator
+        self.dry_run = dry_run
         given = {"task": task, "control_mode": control_mode, "randomize": randomize}
         self._same_task: dict[str, Any] = {**given, **options}
         self.task_description = self.task.description
@@ -180,7 +193,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self.control_mode = control_mode
         self.reward_mode = reward_mode
         self.render_mode = render_mode
-        self.cameras = select_cameras(cameras, self.task.cameras)
+        known = self.lab.calibrated(self.task.cameras) if self.lab else self.task.cameras
+        self.cameras = select_cameras(cameras, known)
         self.image_size = check_size("image_size", image_size)
         self.render_size = check_size("render_size", render_size)
         check_choice("shadows", shadows, (True, False))
@@ -194,6 +208,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self._world_pid: int | None = None
         self.renderer = Renderer()
         self._viewer: Viewer | None = None
+        self._live: Live | None = None
         self._state: WorldState | None = None
         self.scene: Scene = {}
         self.bodies: tuple[Body, ...] = ()
@@ -262,7 +277,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         super().reset(seed=seed)
         scene = given or self._sample_scene()
         if self.world is None or self._world_pid != os.getpid():
-            self.use_world(make_world(self.world_name))
+            self._enter_world()
             assert self.world is not None
         self.scene = scene
         self.actions = []
@@ -271,7 +286,13 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self.controller.reset(self.task.home)
         home = self.controller.command
         collides = self.task.arm_collides
+        if self._live is not None:
+            self._live.check_sees(self.bodies, self.obs_mode, self.reward_mode)
+            if self._state is None:  # for the first time, or after something went wrong
+                self._live.operator.confirm("The arm is about to move to its home position.")
         self._state = self.world.reset(home, self.bodies, collides, varied.stiffness)
+        if self._live is not None:
+            self._state = self._lay_out(self._live, home)
         varied.begin(home, self._state)
         self._success_steps = 0
         observation, _, info = self._evaluate()
@@ -296,7 +317,9 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         # Whatever interrupts the motion, Ctrl-C too, leaves arm and command apart: the episode
         # is over then.
         self._state = None
-        self._state = self.world.step(self._variation.send(reference))
+        if self.dry_run:
+            print(f"would be sent to {np.round(reference, 4).tolist()} rad")
+        self._state = self._seen(self.world.step(self._variation.send(reference)))
         self._variation.arrive(self._state)
         if not self._state.followed:
             self.controller.reset(before)
@@ -354,6 +377,12 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         poses = (state.link_poses, self._variation.shown(state.body_poses))
         return self.renderer.render(*poses, cameras, size, shadows, self._variation.look)
 
+    def ask_outcome(self) -> bool | None:
+        """Whether the operator calls the episode a success; None if the env sees that itself."""
+        if self._live is None or not self._live.unseen(self.bodies):
+            return None
+        return self._live.operator.outcome()
+
     def use_world(self, world: World) -> None:
         """From the next reset on, act in ``world``, which the env then owns, and no other."""
         self.close()  # what a forked process inherits of its parent's world is of no use
@@ -364,6 +393,9 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         if self.world is not None:
             self.world.close()
             self.world = self._world_pid = None
+        if self._live is not None:
+            self._live.close()
+            self._live = None
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None
@@ -402,6 +434,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
 
     def _evaluate(self) -> tuple[Observation, float, dict[str, Any]]:
         """Observation, reward and info of the present state."""
+        if self._live is not None and self._live.unseen(self.bodies):
+            return self.observe(self.obs_mode), -1.0, self._info(False, math.nan, {})
         achieved = self.task.achieved_goal(self.scene, self.state)
         desired = self.task.desired_goal(self.scene)
         terms: dict[str, Any] = {
@@ -410,16 +444,20 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
                 self.scene, self.state, self.controller.kinematics.tool_pose(self.state.q)[:3]
             ),
         }
-        info = {
-            "is_success": bool(self.task.is_success(achieved, desired)),
-            "distance": float(self.task.distance(achieved, desired)),
+        success = bool(self.task.is_success(achieved, desired))
+        info = self._info(success, float(self.task.distance(achieved, desired)), terms)
+        reward = self._compute_reward(achieved, desired, info)
+        return self.observe(self.obs_mode), reward, info
+
+    def _info(self, success: bool, distance: float, terms: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "is_success": success,
+            "distance": distance,
             "reward_terms": {name: float(value) for name, value in terms.items()},
             "scene": copy.deepcopy(self.scene),
             "tracking_error": float(np.abs(self.state.q - self.controller.command).max()),
             "delay": self.state.delay,
         }
-        reward = self._compute_reward(achieved, desired, info)
-        return self.observe(self.obs_mode), reward, info
 
     def observe(self, obs_mode: str) -> Observation:
         """What any observation mode sees of the present state.
@@ -455,6 +493,9 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     def _pictures(self, obs_mode: str) -> Observation:
         if obs_mode == "state":
             return {}
+        if self._live is not None and (seen := self._live.pictures(self.cameras, self.image_size)):
+            live = {"pixels": [rgb for rgb, _ in seen], "depth": [depth for _, depth in seen]}
+            return {key: self._per_camera(live[key]) for key in OBS_MODES[obs_mode]}
         cameras, state = self._variation.cameras(self.cameras), self._variation.seen()
         images = self.take_pictures(cameras, self.image_size, self.shadows, state)
         first = len(self.actions) * len(images)
@@ -466,6 +507,32 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             ],
         }
         return {key: self._per_camera(values[key]) for key in OBS_MODES[obs_mode]}
+
+    def _enter_world(self) -> None:
+        """Make the world, and open the laboratory's cameras."""
+        lab = self.lab
+        if self.world_name != "real" or lab is None:
+            self.use_world(make_world(self.world_name))
+            return
+        address = lab.address if lab.robot == "franka" else None
+        self.use_world(make_world("real", address, self.dry_run))
+        operator = self.operator or TerminalOperator(Path("layouts"))
+        observed = [] if self.obs_mode == "state" else [camera.name for camera in self.cameras]
+        self._live = Live(lab, operator, lab.calibrated(self.task.cameras), observed)
+
+    def _lay_out(self, live: Live, home: Array) -> WorldState:
+        """Have the scene laid out, and look at it; the arm is at home."""
+        assert self.world is not None
+        live.begin()
+        camera = next((c for c in self.cameras if c.parent is None), self.task.view)
+        [wanted] = self.take_pictures((camera,), self.render_size, shadows=True)
+        live.operator.lay_out(live.overlaid(wanted.rgb, camera))
+        # However long it took, the episode begins now.
+        return self._seen(replace(self.world.step(home), delay=0.0, followed=True))
+
+    def _seen(self, state: WorldState) -> WorldState:
+        """The state, as far as it is known."""
+        return state if self._live is None else self._live.look(state, self.bodies)
 
     def _sample_scene(self) -> Scene:
         scene = self.task.sample_scene(self.np_random)

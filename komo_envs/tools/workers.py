@@ -76,6 +76,38 @@ class Pool(Protocol[Answer]):
         """
 
 
+class Inline(Generic[Answer]):
+    """Does tasks in this process, one after the other, for those that ask somebody at its terminal.
+
+    Args:
+        make_player: Called when there is something to do.
+    """
+
+    def __init__(self, make_player: Callable[[], Player[Answer]]) -> None:
+        self._make_player = make_player
+        self._player: Player[Answer] | None = None
+
+    def __enter__(self) -> Inline[Answer]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._player is not None:
+            self._player.close()
+
+    def play(self, tasks: Iterable[Task]) -> Iterator[Played[Task, Answer]]:
+        """Do all of ``tasks``; yield each when it is done.
+
+        Raises:
+            WorkerError: The player met something that it cannot go on with.
+        """
+        for task in tasks:
+            try:
+                self._player = self._player or self._make_player()
+                yield Played(task, self._player.play(*task), 0, "")
+            except Exception as error:
+                raise WorkerError(f"{task}: {type(error).__name__}: {error}") from error
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a task may take. A worker that goes beyond is killed, and its task given up."""

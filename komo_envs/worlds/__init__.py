@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTROL_PERIOD", "World", "WorldName", "WorldState", "make_world"]
 
-WorldName = Literal["sim", "botop"]
-"""The simulation, and the robot that rai's BotOp simulates in real time."""
+WorldName = Literal["sim", "botop", "real"]
+"""The simulation; a robot that rai's BotOp simulates in real time; a laboratory's."""
 
 _inline: weakref.ref[PhysxWorld] | None = None
 _inline_pid: int | None = None
@@ -26,11 +26,19 @@ os.register_at_fork(
 )
 
 
-def make_world(name: WorldName) -> World:
-    """The world of that name."""
+def make_world(name: WorldName, address: str | None = None, dry: bool = False) -> World:
+    """The world of that name.
+
+    Args:
+        name: Of the world.
+        address: Of the control unit of a real robot; None where BotOp simulates it.
+        dry: Whether a real robot is sent nothing.
+    """
     from komo_envs.worlds.isolated import IsolatedWorld
 
-    return _simulation() if name == "sim" else IsolatedWorld("komo_envs.worlds.robot:RobotWorld")
+    if name == "sim":
+        return _simulation()
+    return IsolatedWorld("komo_envs.worlds.robot:RobotWorld", address, name == "real", dry)
 
 
 def _simulation() -> World:

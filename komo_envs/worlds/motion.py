@@ -79,6 +79,13 @@ def stand(q: Array) -> Motion:
     return Motion((brake(q, np.zeros(7)),))
 
 
+def go(q: Array, end: Array, speed: float) -> Motion:
+    """A motion from rest to rest in which no joint is faster than ``speed``, rad/s."""
+    # Half-way, a cubic is half again as fast as on average.
+    time = max(CONTROL_PERIOD, 1.5 * float(np.abs(end - q).max()) / speed)
+    return Motion((Piece(q, np.zeros(7), end, np.zeros(7), time),))
+
+
 def brake(q: Array, qdot: Array) -> Piece:
     """What brings an arm to rest, all joints in the same time: it stays on its way."""
     time = max(CONTROL_PERIOD, float(np.max(np.abs(qdot) / MAX_ACCELERATION)))

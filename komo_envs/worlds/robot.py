@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from komo_envs.scene import Array, Body
 from komo_envs.worlds.base import CONTROL_PERIOD, WorldState
-from komo_envs.worlds.motion import follow, stand
+from komo_envs.worlds.motion import Motion, follow, go, stand
 from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW, LINK_FRAMES, load_panda, set_stiffness
 from komo_envs.worlds.rai import RobotStopped, SimulationError, plain_errors, quiet, ry
 
@@ -23,6 +23,11 @@ STALE = 0.5
 STIFFNESS = 4.0
 """Of the simulated arm's drives, as a share of the simulation's: it follows as closely as the real
 arm does, 25 ms behind."""
+NEAR = 0.7
+"""rad of a joint from home, from where the arm goes there by itself when it is first reached."""
+SLOW = 0.3
+"""rad/s of the fastest joint on such a way."""
+_LEAST = 1e-3  # rad; less is no motion
 _SETTLE = 0.3  # s that bodies have to come to rest on what they stand on
 _LOOK = 0.01  # s between two looks at the arm
 _SPAN = 0.03  # s over which bodies' velocities are taken
@@ -36,13 +41,20 @@ class RobotWorld:
     period; what comes more than ``STALE`` seconds after its observation is not followed.
 
     Args:
-        real: Whether to drive the robot itself. Else BotOp simulates it, and the bodies with it.
+        address: Of the control unit of the robot itself. None: BotOp simulates the robot, and the
+            bodies with it.
+        stays: Whether a simulated arm stays where it is between episodes, as the robot itself does.
+            It goes home on the way that it came.
+        dry: Whether it is sent nothing, and so does not move.
     """
 
-    def __init__(self, real: bool = False) -> None:
-        self._real = real
+    def __init__(self, address: str | None = None, stays: bool = False, dry: bool = False) -> None:
+        self._address = address
+        self._stays = stays or address is not None
+        self._dry = dry
         self._bot: ry.BotOp | None = None
         self._stopped = True
+        self._way: list[Array] = []
 
     def reset(
         self,
@@ -54,23 +66,92 @@ class RobotWorld:
         """Bring the arm to ``q`` (7,) at rest, and simulated bodies to their initial poses.
 
         Raises:
-            SimulationError: rai refused the scene, or the robot cannot be reached.
+            RobotStopped: the arm is not where it is sent.
+            SimulationError: rai refused the scene, or the robot cannot be reached, or is too far
+                from ``q`` to go there by itself.
         """
-        self.close()
+        home = np.array(q, dtype=float)
+        if self._stays and self._bot is not None:
+            self._go_back(home)
         self._config = load_panda(bodies, arm_collides=arm_collides)
         frames = [frame.name for frame in self._config.getFrames()]
         self._links = [frames.index(name) for name in LINK_FRAMES]
         self._bodies = [frames.index(body.name) for body in bodies]
         with quiet():
-            self._config.setJointState(q)
-            set_stiffness(self._config, STIFFNESS * stiffness)
+            self._config.setJointState(home)
+        if self._address is None:
+            self._simulate(STIFFNESS * stiffness)
+        elif self._bot is None:
+            self._connect(home)
+        assert self._bot is not None
+        self._way = [home]
+        self._stand(home)
+        self._start = self._end = self._sent + _SETTLE
+        return self._state_at(self._end)
+
+    def _simulate(self, stiffness: float) -> None:
+        with quiet():
+            self._bot = None  # never two at once
+            set_stiffness(self._config, stiffness)
             ry.params_add({"botsim/tau": 0.005, "botsim/verbose": 0, "bot/useGripper": False})
-            self._bot = ry.BotOp(self._config, self._real)
+            self._bot = ry.BotOp(self._config, False)
+
+    def _connect(self, home: Array) -> None:
+        """Reach the robot itself, and bring it home.
+
+        Raises:
+            SimulationError: it cannot be reached, or is too far from there.
+        """
+        try:
+            with quiet():
+                bot = ry.BotOp(self._config, True, False)
+                bot.launch_franka(self._address, self._config.getFrame("l_panda_base"), False)
+                here = bot.get_q()
+        except SimulationError as error:
+            if "not implemented" in str(error):
+                raise SimulationError(
+                    "robotic's wheel has no driver of the robot itself: build rai from source "
+                    "with it (docs/real_robot.md)"
+                ) from error
+            raise
+        self._bot = bot
+        away = np.abs(here - home)
+        if away.max() > NEAR:
+            self.close()
+            raise SimulationError(
+                f"joint {away.argmax() + 1} is {away.max():.2f} rad from home: bring the arm by "
+                f"hand within {NEAR} rad of {np.round(home, 2).tolist()}"
+            )
+        self._stand(here)
+        self._move(go(here, home, SLOW))
+
+    def _go_back(self, home: Array) -> None:
+        """Bring the arm home on the way that it came, which was free."""
+        assert self._bot is not None
+        self._stand(self._bot.get_q())
+        for reference in [*self._way[::-1], home]:
+            if np.abs(reference - self._reference).max() > _LEAST:
+                now = self._bot.get_t()
+                self._end = now + CONTROL_PERIOD
+                self._send(reference, now)
+                self._look_until(self._end)
+        self._move(go(self._motion.at(self._bot.get_t() - self._sent)[0], home, SLOW))
+
+    def _stand(self, q: Array) -> None:
+        assert self._bot is not None
         self._reference = np.array(q, dtype=float)
         self._motion, self._sent = stand(self._reference), self._bot.get_t()
-        self._start = self._end = self._sent + _SETTLE
         self._stopped = False
-        return self._state_at(self._end)
+
+    def _move(self, motion: Motion) -> None:
+        """Go through with a motion from where the arm stands."""
+        assert self._bot is not None
+        self._motion, self._sent = motion, self._bot.get_t()
+        times, positions = motion.waypoints()
+        if not self._dry:
+            with plain_errors():
+                self._bot.move(positions, times, True, self._sent)
+        self._look_until(self._sent + times[-1])
 
     def step(self, reference: Array) -> WorldState:
         """Move toward ``reference`` (7,), rad, until the end of the control period.
@@ -90,6 +171,7 @@ class RobotWorld:
             self._end = (self._end if delay < CONTROL_PERIOD else now) + CONTROL_PERIOD
             if followed := delay < STALE:
                 self._send(reference, now)
+                self._way.append(reference)
             return self._state_at(self._end, delay, followed)
         except BaseException:
             self._stop()
@@ -135,8 +217,9 @@ class RobotWorld:
         self._motion = follow(*planned, reference, velocity, self._end - now)
         self._sent = now
         times, positions = self._motion.waypoints()
-        with plain_errors():
-            self._bot.move(positions, times, True, now)
+        if not self._dry:
+            with plain_errors():
+                self._bot.move(positions, times, True, now)
 
     def _look_until(self, end: float) -> None:
         """Watch the arm until that time on its clock.
@@ -149,7 +232,7 @@ class RobotWorld:
             with plain_errors():
                 seen = self._bot.stepObservation()
             error = np.abs(seen.qpos - self._motion.at(seen.ctrlTime - self._sent)[0])
-            if error.max() > MAX_TRACKING_ERROR:
+            if not self._dry and error.max() > MAX_TRACKING_ERROR:
                 raise RobotStopped(
                     f"joint {error.argmax() + 1} is {error.max():.2f} rad from "
                     f"where it is sent; expected {MAX_TRACKING_ERROR} at most"
@@ -163,7 +246,10 @@ class RobotWorld:
         """The time on the robot's clock, s, and the poses (N, 7) of all frames then."""
         assert self._bot is not None
         with plain_errors():
-            self._bot.sync(self._config, 0.0)
+            if self._address is None:
+                self._bot.sync(self._config, 0.0)
+            else:  # only the arm is known
+                self._config.setJointState(self._bot.get_q())
             return self._bot.get_t(), self._config.getFrameState()
 
     def _state_at(self, end: float, delay: float = 0.0, followed: bool = True) -> WorldState:

@@ -1,0 +1,131 @@
+"""Find where a camera is: ``python -m komo_envs.lab.calibrate lab.json --at 0 0.3``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import imageio.v3 as iio
+import numpy as np
+import tyro
+from scipy.spatial.transform import Rotation
+
+from komo_envs.lab.markers import (
+    BOARD_MARKER,
+    board_size,
+    compose,
+    draw_board,
+    invert,
+    locate_board,
+)
+from komo_envs.lab.setup import Lab, load_lab, save_lab
+from komo_envs.lab.streams import open_stream
+from komo_envs.tasks.base import TABLE_TOP
+from komo_envs.tools.cli import fail, parse
+
+MODULE = "komo_envs.lab.calibrate"
+DOTS = 300 / 0.0254  # a metre, in print
+MARGIN = 0.01  # m of white around the board
+WORST = 1.0
+"""Pixels by which corners are seen off where they should be, in the mean: beyond, the board is not
+flat, or was printed in another size, or the lens is not as it says."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Find where a static camera of a laboratory is, from a printed board at a known place."""
+
+    lab: Annotated[Path, tyro.conf.Positional]
+    """The file that says what the laboratory has; the camera's pose is written into it."""
+    camera: str = "front"
+    """Its name there."""
+    at: tuple[float, float] = (0.0, 0.3)
+    """Where the middle of the board lies on the table, x and y in the world, m. The robot's base
+    stands at (0, -0.2), and looks along y."""
+    yaw: float = 0.0
+    """By how much the board is turned about z from lying with its top toward y, degrees."""
+    height: float = TABLE_TOP
+    """Of the board, z in the world, m; that of the table if not given."""
+    pictures: int = 10
+    """How many to take the mean of."""
+    draw: Path | None = None
+    """Write the board to print, a PNG of 300 dots an inch, to this file, and do nothing else."""
+
+
+def main() -> None:
+    """The command."""
+    arguments = parse(Arguments, MODULE)
+    try:
+        if arguments.draw is not None:
+            draw(arguments.draw)
+            return
+        lab = load_lab(arguments.lab)
+        if arguments.camera not in lab.cameras:
+            known = ", ".join(lab.cameras) or "none"
+            raise ValueError(f"--camera {arguments.camera}: {arguments.lab} has {known}")
+        if arguments.pictures < 1:
+            raise ValueError(f"--pictures {arguments.pictures}: expected 1 or more")
+        calibrated, error = calibrate(lab, arguments)
+        save_lab(calibrated, arguments.lab)
+    except (ValueError, ImportError, OSError) as error_:
+        fail(MODULE, error_)
+    pose = calibrated.cameras[arguments.camera].pose
+    assert pose is not None
+    print(
+        f"{arguments.camera} is at ({', '.join(f'{x:.3f}' for x in pose[:3])}) m; the board's "
+        f"corners are seen {error:.2f} pixels off, in the mean. {arguments.lab} has it now."
+    )
+
+
+def draw(path: Path) -> None:
+    """Write the board, with a margin.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    picture = np.pad(draw_board(DOTS), round(MARGIN * DOTS), constant_values=255)
+    iio.imwrite(path, picture)
+    width, height = board_size()
+    print(
+        f"{path}: print it at 300 dots an inch, unscaled: a marker is {BOARD_MARKER * 100:g} cm "
+        f"wide, all together are {width * 100:g} x {height * 100:g} cm."
+    )
+
+
+def calibrate(lab: Lab, arguments: Arguments) -> tuple[Lab, float]:
+    """The laboratory with the camera where it is, and the mean error in pixels.
+
+    Raises:
+        ValueError: The board is not seen, or not as it should be.
+        OSError: The camera cannot be read.
+        ImportError: Something is not installed.
+    """
+    camera = lab.cameras[arguments.camera]
+    stream = open_stream(camera.source)
+    if stream is None:
+        raise ValueError(f"--camera {arguments.camera}: its pictures are rendered: nothing to find")
+    turn = Rotation.from_euler("z", arguments.yaw, degrees=True).as_quat(scalar_first=True)
+    board = np.array([*arguments.at, arguments.height, *turn])
+    poses, errors = [], []
+    try:
+        for _ in range(arguments.pictures):
+            seen, error, _ = locate_board(stream.read())
+            poses.append(compose(board, invert(seen)))
+            errors.append(error)
+    finally:
+        stream.close()
+    error = float(np.mean(errors))
+    if error > WORST:
+        raise ValueError(
+            f"the board's corners are seen {error:.1f} pixels off, expected {WORST:g} at most: is "
+            "it flat, and printed unscaled?"
+        )
+    turns = Rotation.from_quat([pose[3:] for pose in poses], scalar_first=True).mean()
+    x, y, z = np.mean([pose[:3] for pose in poses], axis=0).tolist()
+    found = replace(camera, pose=(x, y, z, *turns.as_quat(scalar_first=True).tolist()))
+    return replace(lab, cameras={**lab.cameras, arguments.camera: found}), error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Who stands beside a real robot: lays out scenes, lets the arm move, and says how it went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import imageio.v3 as iio
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Operator(Protocol):
+    """Asked by an env with ``world="real"``. What it raises ends the run, and the arm stands."""
+
+    def confirm(self, motion: str) -> None:
+        """Return when the arm may move as ``motion`` says."""
+
+    def lay_out(self, picture: NDArray[np.uint8]) -> None:
+        """Return when the scene is laid out as in a picture (H, W, 3)."""
+
+    def outcome(self) -> bool:
+        """Whether the episode that has ended was a success."""
+
+
+class TerminalOperator:
+    """Asks at the terminal, and keeps the pictures by which scenes are laid out.
+
+    Args:
+        folder: Where the newest picture is: ``layout.png``; and all of them, by number.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+
+    def confirm(self, motion: str) -> None:
+        """As ``Operator`` says."""
+        _ask(f"{motion} Keep the stop button at hand. Enter to go on, Ctrl-C to stop: ")
+
+    def lay_out(self, picture: NDArray[np.uint8]) -> None:
+        """As ``Operator`` says."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        while (file := self._folder / f"layout-{self._count:04}.png").exists():
+            self._count += 1
+        for each in (file, self._folder / "layout.png"):
+            iio.imwrite(each, picture)
+        _ask(f"Lay the scene out as in {file}, and step back. Enter to begin, Ctrl-C to stop: ")
+
+    def outcome(self) -> bool:
+        """As ``Operator`` says."""
+        while (answer := _ask("Was it a success? y or n: ").strip().lower()) not in ("y", "n"):
+            print("Please say y or n.")
+        return answer == "y"
+
+
+def _ask(question: str) -> str:
+    """What is answered at the terminal.
+
+    Raises:
+        OSError: Nobody can be asked.
+    """
+    try:
+        return input(question)
+    except EOFError as error:
+        raise OSError("the operator is asked at the terminal, and there is none") from error

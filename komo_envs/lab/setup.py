@@ -1,0 +1,128 @@
+"""The file that says what a laboratory has."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from komo_envs.scene import Camera, Pose
+from komo_envs.tools.files import write_text
+
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class LabCamera:
+    """A camera of the laboratory, in the place of the env's camera of its name."""
+
+    source: Annotated[str, Field(pattern="^(rendered|realsense:.+|recorded:.+)$")]
+    """Where its pictures come from: ``"realsense:SERIAL"``; ``"recorded:FOLDER"``, pictures of
+    earlier; or ``"rendered"``, as in simulation."""
+    pose: Pose | None = None
+    """As ``scene.Camera`` has it; the env's own if None. ``komo_envs.lab.calibrate`` finds it."""
+    fov: Annotated[float, Field(gt=5, lt=120)] | None = None
+    """Vertical field of view in degrees of the pictures that policies see, which are cut from the
+    camera's; the env's own if None."""
+
+    def __post_init__(self) -> None:
+        """Refuse a pose that is none."""
+        if self.pose is None:
+            return
+        if not math.isclose(np.linalg.norm(self.pose[3:]), 1, abs_tol=1e-3):
+            raise ValueError(f"pose: {self.pose}; expected x, y, z and a unit quaternion, w first")
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Marker:
+    """An ArUco marker of the dictionary 4x4_50 on an object, by which a camera sees where it is."""
+
+    id: Annotated[int, Field(ge=0, lt=50)]
+    size: Annotated[float, Field(gt=0.005, lt=0.5)]
+    """Side of its black square, m."""
+    pose: Pose
+    """Of the marker in the object's frame: z out of its face, y up as it is printed, m."""
+    height: float | None = None
+    """Of its middle in the world, m, where it never changes: so a small marker's place is known to
+    a millimetre or two, in place of one or two centimetres along the line of sight."""
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Lab:
+    """What ``world="real"`` needs to know; a JSON file has the same fields."""
+
+    robot: Literal["franka", "rehearsal"]
+    """The Panda; or a rehearsal of all the rest, with a robot that BotOp simulates."""
+    address: str = "172.16.0.2"
+    """Of the robot's control unit."""
+    cameras: dict[str, LabCamera] = field(default_factory=dict)
+    """By the name of the env's camera."""
+    markers: dict[str, Marker] = field(default_factory=dict)
+    """By the name of the body that wears it. A body without is not seen, but by policies: then the
+    operator says how an episode ended."""
+    marker_camera: str = "front"
+    """Which camera looks for them."""
+
+    def calibrated(self, cameras: Sequence[Camera]) -> tuple[Camera, ...]:
+        """An env's cameras, where they are in this laboratory.
+
+        Raises:
+            ValueError: The laboratory has a camera that the env has not.
+        """
+        known = {camera.name for camera in cameras}
+        if unknown := sorted(set(self.cameras) - known):
+            expected = ", ".join(sorted(known))
+            raise ValueError(f"lab: cameras.{unknown[0]}: expected one of {expected}")
+        return tuple(_placed(camera, self.cameras.get(camera.name)) for camera in cameras)
+
+
+def _placed(camera: Camera, at: LabCamera | None) -> Camera:
+    if at is None:
+        return camera
+    return replace(camera, pose=at.pose or camera.pose, fov=at.fov or camera.fov)
+
+
+def load_lab(path: str | Path) -> Lab:
+    """Read what a laboratory has.
+
+    Raises:
+        ValueError: The file is none of that kind; the message names the field.
+        OSError: It cannot be read.
+    """
+    try:
+        return TypeAdapter(Lab).validate_json(Path(path).read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        got = f", got {first['input']!r:.80}" if first["type"] != "missing" else ""
+        raise ValueError(f"lab {path}: {where}: {first['msg']}{got}") from None
+
+
+def check_lab(lab: Lab | None, world: str, dry_run: bool, randomized: bool) -> None:
+    """Check what is asked of a world.
+
+    Raises:
+        ValueError: It cannot be had.
+    """
+    if world == "real" and lab is None:
+        raise ValueError("world='real': expected lab, the file that says what the lab has")
+    if world != "real" and dry_run:
+        raise ValueError(f"dry_run: there is none with world={world!r}")
+    if world == "real" and randomized:
+        raise ValueError("randomize: expected None with world='real', which varies by itself")
+
+
+def save_lab(lab: Lab, path: str | Path) -> None:
+    """Write what a laboratory has.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    write_text(Path(path), json.dumps(asdict(lab), indent=2) + "\n")

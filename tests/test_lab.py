@@ -1,0 +1,344 @@
+"""A laboratory: cameras, markers, an operator, and a rehearsal of it all without the robot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from common import virtual_display
+from conftest import PROJECT, Command
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+import komo_envs  # noqa: F401 - registers the ids
+from komo_envs.lab import Lab, LabCamera, Marker, load_lab
+from komo_envs.lab.live import Live
+from komo_envs.lab.streams import CameraLost, Frame, Lens, Recorded, cut, record
+from komo_envs.scene import Camera, look_at
+from komo_envs.worlds.rai import RobotStopped, SimulationError
+
+cv2 = pytest.importorskip("cv2")
+ENV = "KomoPush-v0"
+LENS = Lens((612.0, 610.0), (322.0, 238.0))
+"""Much like a RealSense's."""
+REHEARSAL: dict[str, Any] = {"robot": "rehearsal", "cameras": {"front": {"source": "rendered"}}}
+SEEN = {"markers": {"puck": {"id": 3, "size": 0.04, "pose": [0, 0, 0.015, 1, 0, 0, 0]}}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def display() -> Iterator[None]:
+    with virtual_display() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISPLAY", name)
+        yield
+
+
+def write(path: Path, lab: dict[str, Any]) -> Path:
+    path.write_text(json.dumps(lab))
+    return path
+
+
+def photograph(flat: NDArray[np.uint8], size: tuple[float, float], pose: Any, eye: Any) -> Frame:
+    """What a camera at ``eye`` sees of a flat picture (H, W) of that size (x, y), m."""
+    fine = 4  # pixels in each direction for one of the photograph
+    x, y = size[0] / 2, size[1] / 2
+    corners = np.array([[-x, y, 0], [x, y, 0], [x, -y, 0], [-x, -y, 0]])
+    world = Rotation.from_quat(pose[3:], scalar_first=True).apply(corners) + pose[:3]
+    turn = Rotation.from_quat(eye[3:], scalar_first=True).inv()
+    seen = turn.apply(world - np.asarray(eye[:3]))
+    pixels = fine * (seen[:, :2] / seen[:, 2:] * LENS.focal + LENS.center) - 0.5
+    height, width = flat.shape
+    there = np.array([[0, 0], [width, 0], [width, height], [0, height]]) - 0.5
+    way = cv2.getPerspectiveTransform(there.astype(np.float32), pixels.astype(np.float32))
+    large = cv2.warpPerspective(flat, way, (640 * fine, 480 * fine), borderValue=130)
+    grey = cv2.resize(large, (640, 480), interpolation=cv2.INTER_AREA)
+    return Frame(np.repeat(grey[..., None], 3, axis=2), np.zeros((480, 640), np.float32), LENS)
+
+
+def test_a_camera_is_found_and_the_simulation_sees_through_it(
+    tmp_path: Path, command: Command
+) -> None:
+    board = tmp_path / "board.png"
+    lab = {"robot": "franka", "cameras": {"front": {"source": f"recorded:{tmp_path / 'pictures'}"}}}
+    file = write(tmp_path / "lab.json", lab)
+    done = command("komo_envs.lab.calibrate", file, "--draw", board)
+    assert done.returncode == 0, done.stderr
+    page = iio.imread(board)
+    size = (page.shape[1] / 300 * 0.0254, page.shape[0] / 300 * 0.0254)
+    eye = look_at((0.15, 1.2, 1.45), (0.0, 0.3, 0.65))
+    turn = Rotation.from_euler("z", 30, degrees=True).as_quat(scalar_first=True)
+    frame = photograph(page, size, [0.05, 0.35, 0.65, *turn], eye)
+    for number in range(3):
+        record(frame, tmp_path / "pictures", number)
+    at = ("--at", 0.05, 0.35, "--yaw", 30, "--pictures", 3)
+    done = command("komo_envs.lab.calibrate", file, *at)
+    assert done.returncode == 0, done.stderr
+    assert "front is at (0.15" in done.stdout
+    found = load_lab(file).cameras["front"].pose
+    assert found is not None
+    assert np.abs(np.subtract(found[:3], eye[:3])).max() < 0.003
+    off = Rotation.from_quat(found[3:], scalar_first=True).inv() * Rotation.from_quat(
+        eye[3:], scalar_first=True
+    )
+    assert np.degrees(off.magnitude()) < 0.2
+    env: Any = gym.make(ENV, obs_mode="rgb", lab=file)
+    assert env.unwrapped.cameras[0].pose == found
+    plain: Any = gym.make(ENV, obs_mode="rgb")
+    one, other = (each.reset(seed=0)[0]["pixels"] for each in (env, plain))
+    assert np.abs(one.astype(int) - other).mean() > 5
+    env.close()
+    plain.close()
+
+    away = write(tmp_path / "away.json", lab)
+    record(
+        Frame(np.full((480, 640, 3), 130, np.uint8), frame.depth, LENS), tmp_path / "pictures", 0
+    )
+    done = command("komo_envs.lab.calibrate", away, *at)
+    assert done.returncode == 2
+    assert done.stderr == "komo_envs.lab.calibrate: 0 of the board's 35 markers are seen\n"
+    assert load_lab(away).cameras["front"].pose is None
+
+
+@pytest.mark.parametrize(("height", "accuracy"), [(None, 0.02), (0.68, 0.002)])
+def test_what_wears_a_marker_is_seen(tmp_path: Path, height: float | None, accuracy: float) -> None:
+    marker = cv2.aruco.generateImageMarker(
+        cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_4X4_50), 3, 400
+    )
+    marker = np.pad(marker, 100, constant_values=255)
+    eye = look_at((0.1, 1.0, 1.3), (0.0, 0.35, 0.65))
+    lab = Lab(
+        "franka",
+        cameras={"front": LabCamera(f"recorded:{tmp_path}", eye)},
+        markers={"puck": Marker(3, 0.04, (0, 0, 0.015, 1, 0, 0, 0), height)},
+    )
+    env: Any = gym.make(ENV)
+    env.reset(seed=0)
+    state, bodies = env.unwrapped.state, env.unwrapped.bodies
+    index = [body.name for body in bodies].index("puck")
+    turn = Rotation.from_euler("z", 50, degrees=True).as_quat(scalar_first=True)
+    for number, x in enumerate((0.10, 0.14)):
+        page = [x, 0.4, 0.68, *turn]
+        record(photograph(marker, (0.06, 0.06), page, eye), tmp_path, number)
+    cameras = lab.calibrated(env.unwrapped.task.cameras)
+    live = Live(lab, None, cameras, [])  # type: ignore[arg-type]
+    assert live.unseen(bodies) == []
+    live.begin()
+    for x in (0.10, 0.14):
+        seen = live.look(state, bodies)
+        assert np.abs(seen.body_poses[index, :3] - [x, 0.4, 0.665]).max() < accuracy
+        off = Rotation.from_quat(seen.body_poses[index, 3:], scalar_first=True)
+        assert abs(off.as_euler("zyx", degrees=True)[0] - 50) < 2
+    assert seen.body_velocities[index, 0] > 0
+    with pytest.raises(CameraLost, match="there are no more pictures"):
+        live.look(state, bodies)
+    env.close()
+
+
+def test_a_live_picture_is_cut_to_what_the_policy_sees() -> None:
+    env: Any = gym.make(ENV, obs_mode="rgbd")
+    observation, _ = env.reset(seed=0)
+    inner = env.unwrapped
+    [camera] = inner.cameras
+    wide = Camera("wide", camera.pose, fov=70.0)
+    [image] = inner.take_pictures((wide,), (480, 640))
+    focal = 240 / np.tan(np.radians(35))
+    frame = Frame(image.rgb, image.depth[..., 0], Lens((focal, focal), (320.0, 240.0)))
+    rgb, depth = cut(frame, camera.fov, (96, 96))
+    assert rgb.shape == observation["pixels"].shape
+    assert (rgb.dtype, depth.dtype) == (np.uint8, np.float32)
+    assert np.abs(rgb.astype(int) - observation["pixels"]).mean() < 4
+    near = np.abs(depth - observation["depth"]) < 0.01
+    assert near.mean() > 0.97
+    env.close()
+
+
+class Quiet:
+    """An operator who does as told, and calls everything a success."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.layouts: list[NDArray[np.uint8]] = []
+
+    def confirm(self, motion: str) -> None:
+        self.heard.append(motion)
+
+    def lay_out(self, picture: NDArray[np.uint8]) -> None:
+        self.layouts.append(picture)
+
+    def outcome(self) -> bool:
+        return True
+
+
+def make(lab: dict[str, Any], tmp_path: Path, operator: Quiet, **options: Any) -> Any:
+    file = write(tmp_path / "lab.json", lab)
+    options = {"obs_mode": "rgb", "control_mode": "joint", "image_size": 48, **options}
+    return gym.make(
+        ENV, world="real", lab=file, operator=operator, disable_env_checker=True, **options
+    )
+
+
+def test_a_rehearsal_is_as_the_real_thing_will_be(tmp_path: Path) -> None:
+    operator = Quiet()
+    env = make(REHEARSAL, tmp_path, operator)
+    _, info = env.reset(seed=0)
+    assert operator.heard == ["The arm is about to move to its home position."]
+    assert operator.layouts[0].shape == (480, 640, 3)
+    assert info["delay"] == 0.0
+    assert not info["is_success"]
+    assert np.isnan(info["distance"]), "nobody knows where the puck is"
+    home = env.unwrapped.controller.command
+    for _ in range(4):
+        observation, *_ = env.step(home + np.array([0.4, 0, 0, 0, 0, 0, 0]))
+    assert env.observation_space.contains(observation)
+    assert env.unwrapped.ask_outcome() is True
+    env.reset(seed=1)
+    assert len(operator.heard) == 1, "it is asked again after something went wrong alone"
+    assert np.abs(env.unwrapped.state.q - home).max() < 0.01, "it has gone back"
+    with pytest.raises(RobotStopped):
+        env.unwrapped.world.step(home + 1)
+    env.unwrapped._state = None  # as a step leaves it
+    env.reset(seed=1)
+    assert len(operator.heard) == 2
+    env.close()
+
+    blind = make(REHEARSAL, tmp_path, operator, obs_mode="state")
+    with pytest.raises(ValueError, match="obs_mode='state': the lab does not see puck"):
+        blind.reset(seed=0)
+    seeing = make(REHEARSAL | SEEN, tmp_path, operator, obs_mode="state")
+    observation, info = seeing.reset(seed=0)
+    assert info["distance"] > 0
+    assert seeing.unwrapped.ask_outcome() is None
+    seeing.close()
+
+
+def test_a_dry_run_moves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    env = make(REHEARSAL | SEEN, tmp_path, Quiet(), dry_run=True)
+    env.reset(seed=0)
+    home = env.unwrapped.controller.command
+    for _ in range(5):
+        env.step(home + 0.3)
+    assert np.abs(env.unwrapped.state.q - home).max() < 1e-3
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 5
+    assert said[0].startswith("would be sent to [")
+    env.close()
+
+
+def test_a_lost_camera_stops_it(tmp_path: Path) -> None:
+    for number in range(3):
+        record(
+            Frame(np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.float32), LENS),
+            tmp_path / "pictures",
+            number,
+        )
+    lab = {**REHEARSAL, "cameras": {"front": {"source": f"recorded:{tmp_path / 'pictures'}"}}}
+    operator = Quiet()
+    env = make(lab, tmp_path, operator)
+    env.reset(seed=0)  # one for the overlay, one to begin with
+    home = env.unwrapped.controller.command
+    env.step(home)
+    with pytest.raises(CameraLost):
+        env.step(home)
+    with pytest.raises(RuntimeError, match="call reset first"):
+        env.step(home)
+    env.close()
+
+
+def run(answers: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmark.run", *map(str, arguments)],
+        input=answers,
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        env=os.environ,
+        check=False,
+    )
+
+
+def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
+    seeing = write(tmp_path / "seeing.json", REHEARSAL | SEEN)
+    common = ("--env", ENV, "--world", "real", "--no-report")
+    out = tmp_path / "expert"
+    words = ("--policy", "expert", "--episodes", 2, "--lab", seeing, "--out", out)
+    done = run("\n\n\n", *common, *words)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((out / "result.json").read_text())
+    assert (result["world"], result["workers"]) == ("real", 1)
+    assert result["lab"]["markers"]["puck"]["id"] == 3
+    assert result["tasks"][ENV]["successes"] == 2
+    assert len(list((out / "layouts").glob("layout-0*.png"))) == 2
+    # Who is not seen is judged by the operator.
+    blind = write(tmp_path / "blind.json", REHEARSAL)
+    out = tmp_path / "blind"
+    mine = ("--policy", "docs/my_policy.py:MyPolicy", "--trust-code", "--episodes", 1)
+    done = run("\n\nmaybe\ny\n", *common, *mine, "--lab", blind, "--out", out)
+    assert done.returncode == 0, done.stderr
+    [episode] = json.loads((out / "result.json").read_text())["episodes"]
+    assert (episode["success_at_end"], episode["distance"], episode["steps"]) == (True, None, 150)
+    assert "Please say y or n." in done.stdout
+    # Nobody there to ask: nothing moves.
+    done = run("", *common, *mine, "--lab", blind, "--out", tmp_path / "nobody")
+    assert done.returncode == 1
+    assert "the operator is asked at the terminal, and there is none" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("lab", "why"),
+    [
+        (None, "world='real': expected lab"),
+        ({}, "robot: Field required"),
+        ({"robot": "panda"}, "robot: Input should be 'franka' or 'rehearsal', got 'panda'"),
+        ({"robot": "rehearsal", "cameras": {"top": {"source": "rendered"}}}, "cameras.top"),
+        (
+            {"robot": "rehearsal", "cameras": {"front": {"source": "webcam"}}},
+            "cameras.front.source",
+        ),
+        (
+            {**REHEARSAL, "markers": {"puck": {"id": 3, "size": 4, "pose": [0, 0, 0, 1, 0, 0, 0]}}},
+            "markers.puck.size: Input should be less than 0.5, got 4",
+        ),
+        (
+            {"robot": "franka", "cameras": {"front": {"source": "rendered", "pose": [0] * 7}}},
+            "expected x, y, z and a unit quaternion",
+        ),
+    ],
+)
+def test_a_lab_that_is_wrong_is_one_line(
+    tmp_path: Path, lab: dict[str, Any] | None, why: str
+) -> None:
+    words = ("--policy", "zero", "--env", ENV, "--world", "real", "--episodes", 1)
+    given = () if lab is None else ("--lab", write(tmp_path / "lab.json", lab))
+    done = run("", *words, *given, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    record(
+        Frame(np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.float32), LENS), pictures, 0
+    )
+    lab = {"robot": "franka", "cameras": {"front": {"source": f"recorded:{pictures}"}}}
+    env = make(lab, tmp_path, Quiet())
+    with pytest.raises(SimulationError, match="robotic's wheel has no driver of the robot itself"):
+        env.reset(seed=0)
+    env.close()
+    for source, error in (("realsense:none", (ImportError, OSError)), ("recorded:none", OSError)):
+        lab = {"robot": "rehearsal", "cameras": {"front": {"source": source}}}
+        env = make(lab, tmp_path, Quiet())
+        with pytest.raises(error, match=source):
+            env.reset(seed=0)
+        env.close()
+    with pytest.raises(OSError, match="there are no pictures"):
+        Recorded(tmp_path / "nothing")
