@@ -15,6 +15,8 @@ from tyro.conf import Positional
 
 from benchmark.plots import draw_success
 from benchmark.result import Episode, Result, load_result
+from benchmark.worlds import load_results, pair
+from benchmark.worlds import show as show_worlds
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import check_writable
 from komo_envs.tools.stats import barnard, holm, mcnemar, newcombe, newcombe_paired
@@ -39,6 +41,9 @@ class Arguments:
     """A result file, or K/N: K successes in N episodes."""
     b: Positional[str]
     """What to compare it with."""
+    paired_worlds: bool = False
+    """A and B are results, or folders of some, of the same policies in two worlds, simulated and
+    real: say how well one foretells the other."""
     plot: Path | None = None
     """A picture, .png: success over distance and over time, with 95 % bands."""
 
@@ -79,6 +84,15 @@ def main() -> None:
     """The command."""
     arguments = parse(Arguments, MODULE)
     try:
+        if arguments.paired_worlds:
+            if arguments.plot is not None:
+                raise ValueError("--plot: there is none of two worlds")
+            found = [load_results(Path(word)) for word in (arguments.a, arguments.b)]
+            pairs = pair(*found)
+            worlds = [next(iter(results.values())).world for results in found]
+            with printing(MODULE, "compared"):
+                show_worlds(pairs, (worlds[0], worlds[1]))
+            return
         if arguments.plot is not None:
             if arguments.plot.suffix != ".png":
                 raise ValueError(f"--plot {arguments.plot}: expected a name that ends in .png")

@@ -192,6 +192,8 @@ def command(file: DemoFile) -> str:
         words += ["--diverse"]
     if file.world != "sim":
         words += ["--world", file.world]
+    if recipe["lab"]:
+        words += ["--lab", recipe["lab"]]
     return shlex.join(words)
 
 

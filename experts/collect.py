@@ -27,7 +27,7 @@ from komo_envs.suite import TRAIN
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import replacing, write_text
-from komo_envs.tools.workers import Pool, WorkerError, Workers
+from komo_envs.tools.workers import Inline, Pool, WorkerError, Workers
 
 if TYPE_CHECKING:
     from komo_envs.tools.ray_workers import Cluster
@@ -134,6 +134,8 @@ def check(arguments: Arguments) -> dict[str, Any]:
             raise ValueError(f"--{name} {value}: expected 1 or more")
     if arguments.world != "sim" and arguments.executor != "local":
         raise ValueError(f"--executor ray: expected local with --world {arguments.world}")
+    if arguments.world == "real" and arguments.workers not in (None, 1):
+        raise ValueError(f"--workers {arguments.workers}: expected 1 with --world real")
     if not 0.0 <= arguments.noise <= MOST_NOISE:
         raise ValueError(f"--noise {arguments.noise}: expected 0 to {MOST_NOISE}, in m")
     seeds = seeds_of(arguments)
@@ -350,11 +352,14 @@ def collect(
     done = parts.finished(seeds)
     missing = [Job(seed) for seed in seeds if seed not in done]
     pool: Pool[bool]
-    if cluster is None:
+    if head["recipe"]["world"] == "real":  # somebody is asked at the terminal
+        pool = Inline(partial(make_player, parts.folder))
+    elif cluster is None:
         pool = Workers(workers or provenance.usable_cores(), partial(make_player, parts.folder))
     else:
         pool = cluster.workers(cluster.places(workers)[: len(missing)], make_player, parts.folder)
-    with pool, Progressing(len(seeds), done) as display:
+    alone = head["recipe"]["world"] != "real"  # a bar would be drawn over the question
+    with pool, Progressing(len(seeds), done, alone) as display:
         for played in pool.play(missing):
             if played.answer is None:
                 raise WorkerError(f"{played.task}: {played.given_up}")
@@ -386,7 +391,7 @@ def assemble(out: Path, seeds: range, head: dict[str, Any], parts: Parts) -> Non
 class Progressing:
     """A bar on stderr with the success rate, the pace and the time left; lines in a log file."""
 
-    def __init__(self, total: int, done: dict[int, bool]) -> None:
+    def __init__(self, total: int, done: dict[int, bool], alone: bool) -> None:
         self._total, self._before = total, len(done)
         self._count, self._successes = len(done), sum(done.values())
         self._bar = Progress(
@@ -396,7 +401,7 @@ class Progressing:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
+            disable=not (alone and sys.stderr.isatty()),
         )
         self._task = self._bar.add_task("", total=total, completed=len(done), rate="")
 

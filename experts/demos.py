@@ -327,10 +327,12 @@ class DemoFile:
         self.recipe: dict[str, Any] = self.head["recipe"]
         options, recipe = self.env_args["env_kwargs"], self.recipe
         known = [self.env_args["env_name"], options["control_mode"], *options["cameras"]]
-        wanted = {"noise", "student", "world"}
+        wanted = {"noise", "student", "world", "lab"}
         if not all(isinstance(name, str) for name in known) or not wanted <= {*recipe}:
             raise ValueError(f"env_args or recipe: {known}, {sorted(recipe)}: not as collected")
-        for name in {"task", "world"} & {*options}:  # no file imports a task, or moves a robot
+        for name in {"task", "world", "lab"} & {
+            *options
+        }:  # no file imports a task, or moves a robot
             raise ValueError(f"env_kwargs: {name!r}: expected other options of an env")
 
     def __enter__(self) -> DemoFile:

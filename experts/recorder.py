@@ -46,8 +46,10 @@ class Recipe:
     expert wants is recorded: its own corrections. Of a rotation, it is twice as many rad, as the
     limits of a step are."""
     world: WorldName = "sim"
-    """sim; or botop, a robot that rai's BotOp simulates in real time: such demonstrations cannot be
-    replayed."""
+    """sim; botop, a robot that rai's BotOp simulates in real time; real, that of the lab. What was
+    collected in real time cannot be replayed."""
+    lab: str | None = None
+    """The file that says what the laboratory has, with a marker on whatever moves."""
     diverse: bool = False
     """Draw how the expert goes about it: on which side, by which by-way, with which posture (which
     shows in control mode joint alone)."""
@@ -78,7 +80,8 @@ class Recorder:
             "cameras": recipe.cameras,
         }
         self.expert: Expert = make_expert(recipe.env, diverse=recipe.diverse)
-        self.env = gym.make(recipe.env, disable_env_checker=True, world=recipe.world, **options)
+        where: dict[str, Any] = {"world": recipe.world, "lab": recipe.lab}
+        self.env = gym.make(recipe.env, disable_env_checker=True, **where, **options)
         self._inner: Any = self.env.unwrapped
         self.expert.attach(self.env)
         self.env_args = {

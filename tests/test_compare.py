@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
+from benchmark.worlds import mmrv, pearson
 from komo_envs.tools.stats import barnard, holm, mcnemar, newcombe, newcombe_paired
 
 RESULTS = PROJECT / "benchmark" / "results"
@@ -133,3 +135,31 @@ def test_bad_arguments_are_one_clear_error(command, arguments, message):
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_one_world_is_compared_with_another(tmp_path):
+    # Li et al. 2024: a pair in the wrong order costs each of the two what it is apart in reality.
+    assert mmrv(np.array([[0.9, 0.8], [0.5, 0.4], [0.1, 0.2]])) == 0
+    assert mmrv(np.array([[0.9, 0.4], [0.5, 0.8], [0.1, 0.2]])) == pytest.approx(0.8 / 3)
+    assert pearson(np.array([[0.9, 0.9], [0.5, 0.5], [0.1, 0.1]])) == pytest.approx(1)
+    assert np.isnan(pearson(np.array([[0.9, 0.9], [0.9, 0.5]])))
+    for world in ("one", "other"):
+        for file in (EXPERT, RANDOM, RESULTS / "zero" / "result.json"):
+            (tmp_path / world / file.parent.name).mkdir(parents=True)
+            shutil.copy(file, tmp_path / world / file.parent.name)
+    done = compare("--paired-worlds", tmp_path / "one", tmp_path / "other")
+    assert done.returncode == 0, done.stderr
+    assert "KomoPush-v0: Pearson's r 1.00 [1.00, 1.00], mean maximum rank violation 0.000" in (
+        done.stdout
+    )
+    assert "of 3 policies on 500 scenes" in done.stdout
+    for words, why in (
+        ((tmp_path / "one", RANDOM, "--plot", tmp_path / "x.png"), "--plot: there is none of two"),
+        ((tmp_path, EXPERT), "expected one result of"),
+        ((tmp_path / "one" / "zero", EXPERT), "expected the same policy on the same scenes"),
+        ((tmp_path / "nothing", EXPERT), "No such file"),
+    ):
+        done = compare("--paired-worlds", *words)
+        assert done.returncode == 2
+        assert why in done.stderr
+        assert done.stderr.count("\n") == 1

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 import komo_envs  # noqa: F401 - registers the ids
+from experts.demos import DemoFile
 from komo_envs.lab import Lab, LabCamera, Marker, load_lab
 from komo_envs.lab.live import Live
 from komo_envs.lab.streams import CameraLost, Frame, Lens, Recorded, cut, record
@@ -342,3 +343,32 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         env.close()
     with pytest.raises(OSError, match="there are no pictures"):
         Recorded(tmp_path / "nothing")
+
+
+def test_an_expert_demonstrates_in_a_lab(tmp_path: Path) -> None:
+    lab = write(tmp_path / "lab.json", REHEARSAL | SEEN)
+    out = tmp_path / "lab.h5"
+    small = ("--env", ENV, "--episodes", 2, "--image-size", 48, "--out", out)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "experts.collect",
+            "--world",
+            "real",
+            "--lab",
+            lab,
+            *map(str, small),
+        ],
+        input="\n\n\n",
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Lay the scene out as in" in done.stdout
+    with DemoFile(out) as file:
+        assert (file.world, len(file)) == ("real", 2)
+        assert all(demo.success for demo in file)

@@ -229,6 +229,10 @@ def test_policies_are_scored_on_it(tmp_path: Path) -> None:
     done = run_module("compare", tmp_path / "sim" / "result.json", file)
     assert done.returncode == 2
     assert done.stderr == "benchmark.compare: world: sim and botop; expected the same\n"
+    done = run_module("compare", "--paired-worlds", tmp_path / "sim", tmp_path / "botop")
+    assert done.returncode == 0, done.stderr
+    assert f"expert, {ENV}, botop: " in done.stdout
+    assert f"{ENV}: a correlation takes 3 policies" in done.stdout
     done = run_module("verify", file, "--policy", "expert")
     assert done.returncode == 2
     assert "world: expected sim, got botop" in done.stderr
