@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -57,8 +57,11 @@ class Outcome:
 
     @property
     def identical(self) -> bool:
-        """Whether they are the same in everything."""
-        return self.then == self.now
+        """Whether they are the same in everything that the result says."""
+        now = self.now
+        if self.then.tracking_error is None:
+            now = replace(now, tracking_error=None)
+        return self.then == now
 
     @property
     def alike(self) -> bool:
