@@ -18,7 +18,7 @@ import numpy as np
 import komo_envs  # noqa: F401  (registers the environments)
 from benchmark.result import Episode
 from komo_envs.control import ActionError
-from komo_envs.worlds import CONTROL_PERIOD
+from komo_envs.worlds import CONTROL_PERIOD, WorldState
 from komo_envs.worlds.rai import RobotStopped
 from policies import Policy, load_policy
 from policies.base import env_options_of
@@ -50,7 +50,8 @@ class Player:
     """Plays single episodes, each of which depends on its environment and seed alone.
 
     Environment and policy are made when they are first needed, and kept until an episode is of
-    another environment or raises. So never more than one simulation is alive.
+    another environment; a policy that raises is made anew. So never more than one simulation is
+    alive.
 
     Args:
         policy: What ``--policy`` named.
@@ -107,7 +108,7 @@ class Player:
                     video.add_frame()
         except PolicyError as raised:
             error = f"error: {raised}"[:200]
-            self.close()  # whatever raised may be broken
+            self._policy = None  # it may be broken; the robot is not let go of
         except RobotStopped as stopped:
             error = f"stopped: {stopped}"[:200]
         if error is None and (told := _told(env)) is not None:
@@ -133,16 +134,19 @@ class Player:
         )
 
     def _prepare(self, env_id: str) -> tuple[Env, Policy]:
-        if self._env is None or self._policy is None or env_id != self._env_id:
+        if env_id != self._env_id:
             self.close()
+        if self._policy is None:
             self._policy = load_policy(self._spec, env_id, self._trust_code)
-            options = {**self._options, **env_options_of(self._policy)}
-            self._env = gym.make(
-                env_id, render_mode="rgb_array", disable_env_checker=True, **options
-            )
-            self._env_id = env_id
+            if self._env is None:
+                options = {**self._options, **env_options_of(self._policy)}
+                self._env = gym.make(
+                    env_id, render_mode="rgb_array", disable_env_checker=True, **options
+                )
+                self._env_id = env_id
             if getattr(self._policy, "privileged", False) and hasattr(self._policy, "attach"):
                 self._policy.attach(self._env)
+        assert self._env is not None
         return self._env, self._policy
 
     def close(self) -> None:
@@ -150,7 +154,7 @@ class Player:
         if self._env is not None:
             with contextlib.suppress(Exception):  # it may be what has just raised
                 self._env.close()
-        self._env = self._policy = None
+        self._env = self._policy = self._env_id = None
 
 
 def _told(env: Env) -> bool | None:
@@ -207,7 +211,9 @@ def _blaming_policy(kind: type[Exception]) -> Iterator[None]:
 
 
 class Video:
-    """An mp4 in real time of what ``env.render()`` shows.
+    """An mp4, in real time, of what ``env.render()`` shows.
+
+    It is drawn when the episode is over: a robot in real time would not wait for it.
 
     Args:
         folder: Made if it is not there.
@@ -220,18 +226,22 @@ class Video:
         self._folder = folder
         self._name = name
         self._scratch = folder / f".{name}.mp4"
+        self._states: list[WorldState] = []
         with _video_errors():
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = imageio.get_writer(self._scratch, fps=env.metadata["render_fps"])
 
     def add_frame(self) -> None:
-        """Render the present moment."""
-        with _video_errors():
-            self._writer.append_data(np.asarray(self._env.render()))
+        """Keep the present moment."""
+        inner: Any = self._env.unwrapped
+        self._states.append(inner.state)
 
     def save(self, success: bool) -> None:
-        """Give the video its name."""
+        """Draw the video, and give it its name."""
+        inner: Any = self._env.unwrapped
         with _video_errors():
+            for state in self._states:
+                self._writer.append_data(inner.show(state))
             self._writer.close()
             outcome = "success" if success else "failure"
             if self._scratch.exists():  # not if the policy raised before the first frame

@@ -157,6 +157,8 @@ def prepare(arguments: Arguments) -> tuple[EpisodeLog, Cluster | None]:
         raise ValueError(f"--executor ray: expected local with --world {arguments.world}")
     if arguments.world == "real" and arguments.workers not in (None, 1):
         raise ValueError(f"--workers {arguments.workers}: expected 1 with --world real")
+    if arguments.world == "real" and arguments.videos:
+        raise ValueError(f"--videos {arguments.videos}: expected 0 with --world real")
     trust = arguments.trust_code
     for env_id in envs:
         options = world_options(arguments, Path())

@@ -354,13 +354,18 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         if self.render_mode is None:
             gym.logger.warn("render() does nothing: make the env with render_mode='rgb_array'")
             return None
-        [image] = self.take_pictures((self.task.view,), self.render_size, shadows=True)
+        picture = self.show()
         if self.render_mode == "rgb_array":
-            return image.rgb
+            return picture
         if self._viewer is None:
             self._viewer = Viewer(self.task_description, self.render_size)
-        self._viewer.show(image.rgb, self.metadata["render_fps"])
+        self._viewer.show(picture, self.metadata["render_fps"])
         return None
+
+    def show(self, state: WorldState | None = None) -> np.ndarray:
+        """What ``render`` shows, of any state of this episode, the present one if none is given."""
+        [image] = self.take_pictures((self.task.view,), self.render_size, shadows=True, state=state)
+        return image.rgb
 
     def take_pictures(
         self,
