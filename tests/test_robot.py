@@ -25,7 +25,7 @@ from experts.demos import DemoFile
 from komo_envs.control import ActionError
 from komo_envs.tools.workers import descendants
 from komo_envs.worlds import CONTROL_PERIOD
-from komo_envs.worlds.motion import MAX_ACCELERATION, TRAIL, follow, stand
+from komo_envs.worlds.motion import MAX_ACCELERATION, MAX_SPEED, TRAIL, follow, stand
 from komo_envs.worlds.rai import RobotStopped, SimulationError
 from komo_envs.worlds.robot import MAX_STEP, STALE
 
@@ -83,6 +83,7 @@ def test_a_motion_follows_within_the_limits_and_ends_at_rest() -> None:
             speeds = np.array([motion.at(moment)[1] for moment in moments])
             accelerations = np.diff(speeds, axis=0) / np.diff(moments)[:, None]
             assert np.all(np.abs(accelerations) <= MAX_ACCELERATION * 1.001)
+            assert np.all(np.abs(speeds) <= MAX_SPEED * 1.01)
             assert np.allclose(positions[-1], motion.at(9.0)[0])
             if speed == 0.2 and period % 8 == 7:
                 lag.append(np.abs(motion.at(left)[0] - reference + TRAIL * step / CONTROL_PERIOD))
@@ -96,7 +97,7 @@ def test_it_moves_as_it_is_told_and_no_further(env: Any) -> None:
     seen = [env.step(target)[4] for _ in range(8)]
     assert np.abs(env.state.q - target).max() < 0.01
     assert 0.01 < max(info["tracking_error"] for info in seen) < 0.15
-    assert np.median([info["delay"] for info in seen]) < 0.02
+    assert np.median([info["delay"] for info in seen]) < 0.06
     assert env.state.time >= 8 * CONTROL_PERIOD
 
 
@@ -108,7 +109,7 @@ def test_who_is_told_nothing_stands_still_and_what_is_late_is_said(env: Any) -> 
         env.step(away)
     time.sleep(0.3)  # a policy that thinks
     *_, info = env.step(env.controller.command)
-    assert 0.29 <= info["delay"] < 0.4
+    assert 0.29 <= info["delay"] < STALE
     stood = env.state.q
     assert np.abs(stood - env.controller.command).max() < 0.005
     time.sleep(0.3)

@@ -11,6 +11,8 @@ from komo_envs.worlds.base import CONTROL_PERIOD
 
 MAX_ACCELERATION = np.array([15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0])
 """rad/s^2 of each joint: the Panda's limits, from Franka's interface specification."""
+MAX_SPEED = np.array([2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61])
+"""rad/s of each joint, from there. What is behind its reference may be faster than that is."""
 TRAIL = CONTROL_PERIOD / 2
 """Seconds by which a motion trails its references: so it gets from rest to any speed in one control
 period with an even acceleration."""
@@ -42,12 +44,18 @@ class Piece:
         return (1 - s) ** 2 * first + s**2 * last, qdot
 
     def strain(self) -> float:
-        """The largest acceleration in it, as a share of the joint's limit."""
-        # That of a cubic is linear in time, so it is largest at one of the ends.
+        """The largest acceleration or speed in it, as a share of the joint's limit."""
+        # The acceleration of a cubic is linear in time, so it is largest at one of the ends.
         way = 6 * (self.end - self.q) / self.time**2
         first = way - (4 * self.qdot + 2 * self.end_qdot) / self.time
         last = -way + (2 * self.qdot + 4 * self.end_qdot) / self.time
-        return float(np.max(np.abs([first, last]) / MAX_ACCELERATION))
+        speeds = [self.at(share * self.time)[1] for share in np.linspace(0, 1, 9)]
+        return float(
+            max(
+                np.max(np.abs([first, last]) / MAX_ACCELERATION),
+                np.max(np.abs(speeds) / MAX_SPEED),
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,11 @@ class Motion:
     """Pieces of a motion, one after the other, that end at rest."""
 
     pieces: tuple[Piece, ...]
+
+    @property
+    def time(self) -> float:
+        """Seconds that it takes."""
+        return sum(piece.time for piece in self.pieces)
 
     def at(self, time: float) -> tuple[Array, Array]:
         """Joint positions and velocities (7,) so many seconds after its beginning, or at its end
@@ -68,9 +81,8 @@ class Motion:
 
     def waypoints(self) -> tuple[Array, Array]:
         """Times (N,) since its beginning, the last one its end, and joint positions (N, 7)."""
-        whole = sum(piece.time for piece in self.pieces)
-        count = max(2, round(whole * _WAYPOINTS))
-        times = np.arange(1, count + 1) / count * whole
+        count = max(2, round(self.time * _WAYPOINTS))
+        times = np.arange(1, count + 1) / count * self.time
         return times, np.array([self.at(time)[0] for time in times])
 
 
@@ -96,8 +108,8 @@ def follow(q: Array, qdot: Array, reference: Array, velocity: Array, time: float
     """The motion toward a moving reference, and from there to a halt.
 
     Whatever comes after it, or does not, it ends at rest, where the reference is: an arm that is
-    told nothing more stands still. It is there later, or slower, if ``MAX_ACCELERATION`` wants it,
-    and brakes at once if that does not help.
+    told nothing more stands still. It is there later, or slower, if ``MAX_ACCELERATION`` and
+    ``MAX_SPEED`` want it so, and brakes at once if that does not help.
 
     Args:
         q: Joint positions (7,) that it begins at, rad.

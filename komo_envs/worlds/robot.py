@@ -27,6 +27,8 @@ NEAR = 0.7
 """rad of a joint from home, from where the arm goes there by itself when it is first reached."""
 SLOW = 0.3
 """rad/s of the fastest joint on such a way."""
+DEAD = 1.0
+"""Seconds of ours in which the robot's clock has to tick."""
 _LEAST = 1e-3  # rad; less is no motion
 _SETTLE = 0.3  # s that bodies have to come to rest on what they stand on
 _LOOK = 0.01  # s between two looks at the arm
@@ -71,23 +73,26 @@ class RobotWorld:
                 from ``q`` to go there by itself.
         """
         home = np.array(q, dtype=float)
-        if self._stays and self._bot is not None:
-            self._go_back(home)
-        self._config = load_panda(bodies, arm_collides=arm_collides)
-        frames = [frame.name for frame in self._config.getFrames()]
-        self._links = [frames.index(name) for name in LINK_FRAMES]
-        self._bodies = [frames.index(body.name) for body in bodies]
-        with quiet():
-            self._config.setJointState(home)
-        if self._address is None:
-            self._simulate(STIFFNESS * stiffness)
-        elif self._bot is None:
-            self._connect(home)
-        assert self._bot is not None
-        self._way = [home]
-        self._stand(home)
-        self._start = self._end = self._sent + _SETTLE
-        return self._state_at(self._end)
+        try:
+            if self._stays and self._bot is not None:
+                self._go_back(home)
+            self._config = load_panda(bodies, arm_collides=arm_collides)
+            frames = [frame.name for frame in self._config.getFrames()]
+            self._links = [frames.index(name) for name in LINK_FRAMES]
+            self._bodies = [frames.index(body.name) for body in bodies]
+            with quiet():
+                self._config.setJointState(home)
+            if self._address is None:
+                self._simulate(STIFFNESS * stiffness)
+            elif self._bot is None:
+                self._connect(home)
+            self._way = [home]
+            self._stand(home)
+            self._start = self._end = self._sent + _SETTLE
+            return self._state_at(self._end)
+        except BaseException:
+            self._stop()
+            raise
 
     def _simulate(self, stiffness: float) -> None:
         with quiet():
@@ -128,14 +133,20 @@ class RobotWorld:
     def _go_back(self, home: Array) -> None:
         """Bring the arm home on the way that it came, which was free."""
         assert self._bot is not None
-        self._stand(self._bot.get_q())
-        for reference in [*self._way[::-1], home]:
+        here = self._bot.get_q()
+        self._stand(here)
+        if self._way:  # if it was held up, it is not quite where it was sent last
+            self._move(go(here, self._way[-1], SLOW))
+            self._stand(self._way[-1])
+        while self._way:
+            reference = self._way.pop()
             if np.abs(reference - self._reference).max() > _LEAST:
                 now = self._bot.get_t()
                 self._end = now + CONTROL_PERIOD
                 self._send(reference, now)
                 self._look_until(self._end)
-        self._move(go(self._motion.at(self._bot.get_t() - self._sent)[0], home, SLOW))
+        self._look_until(self._sent + self._motion.time)
+        self._move(go(self._motion.at(self._motion.time)[0], home, SLOW))
 
     def _stand(self, q: Array) -> None:
         assert self._bot is not None
@@ -151,7 +162,7 @@ class RobotWorld:
         if not self._dry:
             with plain_errors():
                 self._bot.move(positions, times, True, self._sent)
-        self._look_until(self._sent + times[-1])
+        self._look_until(self._sent + motion.time)
 
     def step(self, reference: Array) -> WorldState:
         """Move toward ``reference`` (7,), rad, until the end of the control period.
@@ -225,12 +236,17 @@ class RobotWorld:
         """Watch the arm until that time on its clock.
 
         Raises:
-            RobotStopped: it is not where it is sent.
+            RobotStopped: it is not where it is sent, or its clock stands.
         """
         assert self._bot is not None
+        ticked, clock = time.monotonic(), -1.0
         while True:
             with plain_errors():
                 seen = self._bot.stepObservation()
+            if seen.ctrlTime > clock:
+                ticked, clock = time.monotonic(), seen.ctrlTime
+            elif time.monotonic() - ticked > DEAD:
+                raise RobotStopped(f"the robot's clock has stood for {DEAD} s")
             error = np.abs(seen.qpos - self._motion.at(seen.ctrlTime - self._sent)[0])
             if not self._dry and error.max() > MAX_TRACKING_ERROR:
                 raise RobotStopped(
