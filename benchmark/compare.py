@@ -152,6 +152,8 @@ def check_comparable(a: Result, b: Result) -> None:
     """
     if a.suite != b.suite:
         raise ValueError(f"suite: {a.suite} and {b.suite}; expected the same")
+    if a.lab != b.lab:
+        raise ValueError("lab: they have others; expected the same")
     if a.world != b.world:
         raise ValueError(f"world: {a.world} and {b.world}; expected the same")
     if a.seeds != b.seeds:

@@ -154,8 +154,8 @@ def check_result(file: Path) -> Result:
     result = load_result(file)
     if result.suite != SUITE:
         raise ValueError(f"{file}: suite: expected {SUITE}, got {result.suite}; score it again")
-    if result.world != "sim":
-        raise ValueError(f"{file}: world: expected sim, got {result.world}")
+    if result.world != "sim" or result.lab is not None:
+        raise ValueError(f"{file}: world: expected sim without a lab, got {result.world}")
     first, end = result.seeds
     if first != TEST.start or end > TEST.stop:
         raise ValueError(

@@ -14,7 +14,18 @@ from pydantic.dataclasses import dataclass
 from benchmark.result import Episode, Setup, parse_json
 
 SAME = (
-    *("suite", "policy", "envs", "world", "lab", "seeds", "videos", "versions", "machine"),
+    *(
+        "suite",
+        "policy",
+        "envs",
+        "world",
+        "lab",
+        "dry_run",
+        "seeds",
+        "videos",
+        "versions",
+        "machine",
+    ),
     *("episode_seconds", "memory_gib"),
 )
 """The fields of a setup that must not differ between the parts of a run."""

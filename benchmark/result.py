@@ -82,7 +82,9 @@ class Setup:
     world: WorldName = "sim"
     """What the policy acted in."""
     lab: dict[str, JsonValue] | None = None
-    """What the laboratory of a real world has; None in others."""
+    """What the laboratory has, if there is one."""
+    dry_run: bool = False
+    """Whether a real robot was sent nothing."""
     seeds: tuple[Count, Count]
     """(A, B): each environment is scored on the seeds A, ..., B - 1."""
     videos: Count

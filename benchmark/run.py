@@ -176,6 +176,7 @@ def prepare(arguments: Arguments) -> tuple[EpisodeLog, Cluster | None]:
         policy=identities[0],
         envs=envs,
         world=arguments.world,
+        dry_run=arguments.dry_run,
         lab=json.loads(json.dumps(asdict(load_lab(arguments.lab)))) if arguments.lab else None,
         seeds=(seeds.start, seeds.stop),
         videos=arguments.videos,

@@ -290,9 +290,9 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             self._live.check_sees(self.bodies, self.obs_mode, self.reward_mode)
             if self._state is None:  # for the first time, or after something went wrong
                 self._live.operator.confirm("The arm is about to move to its home position.")
-        self._state = self.world.reset(home, self.bodies, collides, varied.stiffness)
-        if self._live is not None:
-            self._state = self._lay_out(self._live, home)
+        self._state = None
+        state = self.world.reset(home, self.bodies, collides, varied.stiffness)
+        self._state = state if self._live is None else self._lay_out(self._live, home, state)
         varied.begin(home, self._state)
         self._success_steps = 0
         observation, _, info = self._evaluate()
@@ -499,7 +499,13 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         if obs_mode == "state":
             return {}
         if self._live is not None and (seen := self._live.pictures(self.cameras, self.image_size)):
-            live = {"pixels": [rgb for rgb, _ in seen], "depth": [depth for _, depth in seen]}
+            far = [camera.far for camera in self.cameras]
+            live = {
+                "pixels": [rgb for rgb, _ in seen],
+                "depth": [
+                    np.minimum(depth, most) for (_, depth), most in zip(seen, far, strict=True)
+                ],
+            }
             return {key: self._per_camera(live[key]) for key in OBS_MODES[obs_mode]}
         cameras, state = self._variation.cameras(self.cameras), self._variation.seen()
         images = self.take_pictures(cameras, self.image_size, self.shadows, state)
@@ -520,20 +526,25 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             self.use_world(make_world(self.world_name))
             return
         address = lab.address if lab.robot == "franka" else None
-        self.use_world(make_world("real", address, self.dry_run))
         operator = self.operator or TerminalOperator(Path("layouts"))
         observed = [] if self.obs_mode == "state" else [camera.name for camera in self.cameras]
-        self._live = Live(lab, operator, lab.calibrated(self.task.cameras), observed)
+        live = Live(lab, operator, lab.calibrated(self.task.cameras), observed)
+        self.use_world(make_world("real", address, self.dry_run))
+        self._live = live
 
-    def _lay_out(self, live: Live, home: Array) -> WorldState:
-        """Have the scene laid out, and look at it; the arm is at home."""
+    def _lay_out(self, live: Live, home: Array, wanted_state: WorldState) -> WorldState:
+        """Have the scene laid out as in a state, and look at it; the arm is at home."""
         assert self.world is not None
         live.begin()
         camera = next((c for c in self.cameras if c.parent is None), self.task.view)
-        [wanted] = self.take_pictures((camera,), self.render_size, shadows=True)
+        [wanted] = self.take_pictures((camera,), self.render_size, True, wanted_state)
         live.operator.lay_out(live.overlaid(wanted.rgb, camera))
-        # However long it took, the episode begins now.
-        return self._seen(replace(self.world.step(home), delay=0.0, followed=True))
+        while True:
+            # However long it took, the episode begins now.
+            state = self._seen(replace(self.world.step(home), delay=0.0, followed=True))
+            if not (hidden := live.hidden(state, self.bodies)):
+                return state
+            live.operator.confirm(f"The marker of {', '.join(hidden)} is not seen: uncover it.")
 
     def _seen(self, state: WorldState) -> WorldState:
         """The state, as far as it is known."""

@@ -31,8 +31,13 @@ cv2 = pytest.importorskip("cv2")
 ENV = "KomoPush-v0"
 LENS = Lens((612.0, 610.0), (322.0, 238.0))
 """Much like a RealSense's."""
+DARK = Frame(
+    np.zeros((48, 64, 3), np.uint8),
+    np.zeros((48, 64), np.float32),
+    Lens((40.0, 40.0), (32.0, 24.0)),
+)
 REHEARSAL: dict[str, Any] = {"robot": "rehearsal", "cameras": {"front": {"source": "rendered"}}}
-SEEN = {"markers": {"puck": {"id": 3, "size": 0.04, "pose": [0, 0, 0.015, 1, 0, 0, 0]}}}
+SEEN = {"markers": {"puck": {"id": 40, "size": 0.04, "pose": [0, 0, 0.015, 1, 0, 0, 0]}}}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -111,14 +116,14 @@ def test_a_camera_is_found_and_the_simulation_sees_through_it(
 @pytest.mark.parametrize(("height", "accuracy"), [(None, 0.02), (0.68, 0.002)])
 def test_what_wears_a_marker_is_seen(tmp_path: Path, height: float | None, accuracy: float) -> None:
     marker = cv2.aruco.generateImageMarker(
-        cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_4X4_50), 3, 400
+        cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_4X4_50), 40, 400
     )
     marker = np.pad(marker, 100, constant_values=255)
     eye = look_at((0.1, 1.0, 1.3), (0.0, 0.35, 0.65))
     lab = Lab(
         "franka",
         cameras={"front": LabCamera(f"recorded:{tmp_path}", eye)},
-        markers={"puck": Marker(3, 0.04, (0, 0, 0.015, 1, 0, 0, 0), height)},
+        markers={"puck": Marker(40, 0.04, (0, 0, 0.015, 1, 0, 0, 0), height)},
     )
     env: Any = gym.make(ENV)
     env.reset(seed=0)
@@ -138,6 +143,7 @@ def test_what_wears_a_marker_is_seen(tmp_path: Path, height: float | None, accur
         off = Rotation.from_quat(seen.body_poses[index, 3:], scalar_first=True)
         assert abs(off.as_euler("zyx", degrees=True)[0] - 50) < 2
     assert seen.body_velocities[index, 0] > 0
+    record(Frame(np.full((480, 640, 3), 130, np.uint8), np.zeros((480, 640)), LENS), tmp_path, 2)
     with pytest.raises(CameraLost, match="there are no more pictures"):
         live.look(state, bodies)
     env.close()
@@ -205,7 +211,8 @@ def test_a_rehearsal_is_as_the_real_thing_will_be(tmp_path: Path) -> None:
     assert np.abs(env.unwrapped.state.q - home).max() < 0.01, "it has gone back"
     with pytest.raises(RobotStopped):
         env.unwrapped.world.step(home + 1)
-    env.unwrapped._state = None  # as a step leaves it
+    with pytest.raises(SimulationError):  # it stands until the next reset
+        env.step(home)
     env.reset(seed=1)
     assert len(operator.heard) == 2
     env.close()
@@ -234,16 +241,12 @@ def test_a_dry_run_moves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_lost_camera_stops_it(tmp_path: Path) -> None:
-    for number in range(3):
-        record(
-            Frame(np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.float32), LENS),
-            tmp_path / "pictures",
-            number,
-        )
+    for number in range(4):  # to look at the lens, for the overlay, for the reset and a step
+        record(DARK, tmp_path / "pictures", number)
     lab = {**REHEARSAL, "cameras": {"front": {"source": f"recorded:{tmp_path / 'pictures'}"}}}
     operator = Quiet()
     env = make(lab, tmp_path, operator)
-    env.reset(seed=0)  # one for the overlay, one to begin with
+    env.reset(seed=0)
     home = env.unwrapped.controller.command
     env.step(home)
     with pytest.raises(CameraLost):
@@ -274,7 +277,7 @@ def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "result.json").read_text())
     assert (result["world"], result["workers"]) == ("real", 1)
-    assert result["lab"]["markers"]["puck"]["id"] == 3
+    assert result["lab"]["markers"]["puck"]["id"] == 40
     assert result["tasks"][ENV]["successes"] == 2
     assert len(list((out / "layouts").glob("layout-0*.png"))) == 2
     # Who is not seen is judged by the operator.
@@ -304,7 +307,10 @@ def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
             "cameras.front.source",
         ),
         (
-            {**REHEARSAL, "markers": {"puck": {"id": 3, "size": 4, "pose": [0, 0, 0, 1, 0, 0, 0]}}},
+            {
+                **REHEARSAL,
+                "markers": {"puck": {"id": 40, "size": 4, "pose": [0, 0, 0, 1, 0, 0, 0]}},
+            },
             "markers.puck.size: Input should be less than 0.5, got 4",
         ),
         (
@@ -327,9 +333,7 @@ def test_a_lab_that_is_wrong_is_one_line(
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
-    record(
-        Frame(np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.float32), LENS), pictures, 0
-    )
+    record(DARK, pictures, 0)
     lab = {"robot": "franka", "cameras": {"front": {"source": f"recorded:{pictures}"}}}
     env = make(lab, tmp_path, Quiet())
     with pytest.raises(SimulationError, match="robotic's wheel has no driver of the robot itself"):
@@ -338,9 +342,15 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     for source, error in (("realsense:none", (ImportError, OSError)), ("recorded:none", OSError)):
         lab = {"robot": "rehearsal", "cameras": {"front": {"source": source}}}
         env = make(lab, tmp_path, Quiet())
-        with pytest.raises(error, match=source):
-            env.reset(seed=0)
+        for _ in range(2):  # the second time is no other
+            with pytest.raises(error, match=source):
+                env.reset(seed=0)
         env.close()
+    narrow = {"front": {"source": f"recorded:{pictures}", "fov": 80.0}}
+    env = make({"robot": "rehearsal", "cameras": narrow}, tmp_path, Quiet())
+    with pytest.raises(ValueError, match="80 degrees are wanted, and the camera sees 61"):
+        env.reset(seed=0)
+    env.close()
     with pytest.raises(OSError, match="there are no pictures"):
         Recorded(tmp_path / "nothing")
 

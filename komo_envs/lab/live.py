@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from komo_envs.lab.operator import Operator
 from komo_envs.lab.setup import Lab
-from komo_envs.lab.streams import Frame, Stream, cut, open_stream
+from komo_envs.lab.streams import Frame, Stream, check_covers, cut, open_stream
 from komo_envs.scene import Array, Body, Camera
 from komo_envs.worlds.base import WorldState
 
@@ -45,6 +45,8 @@ class Live:
                 stream = open_stream(lab.cameras[name].source) if name in lab.cameras else None
                 if stream is not None:
                     self._streams[name] = stream
+                    if name in observed:
+                        check_covers(stream.read(), self._cameras[name])
                 elif lab.robot == "franka":
                     raise ValueError(f"lab: cameras.{name}: expected one with live pictures")
         except BaseException:
@@ -79,6 +81,11 @@ class Live:
                     f"marker on each, or another {name}"
                 )
 
+    def hidden(self, state: WorldState, bodies: Sequence[Body]) -> list[str]:
+        """Names of the bodies whose marker has not been seen yet."""
+        poses = zip(bodies, state.body_poses, strict=True)
+        return [b.name for b, p in poses if b.name in self._lab.markers and np.isnan(p).any()]
+
     def begin(self) -> None:
         """Forget the scene before."""
         self._poses = {}
@@ -108,10 +115,11 @@ class Live:
             before = self._poses.get(body.name)
             now = seen.get(body.name, before)
             poses[index] = np.nan if now is None else now
-            if now is not None and before is not None:
-                velocities[index, :3] = (now[:3] - before[:3]) / time
-                self._poses[body.name] = now
-            elif now is not None:
+            # Whoever is hidden may move: it rests nowhere.
+            velocities[index] = np.nan if body.name not in seen else 0.0
+            if body.name in seen and before is not None:
+                velocities[index, :3] = (seen[body.name][:3] - before[:3]) / time
+            if now is not None:
                 self._poses[body.name] = now
         self._seen_at = state.time
         return replace(state, body_poses=poses, body_velocities=velocities)
@@ -135,9 +143,9 @@ class Live:
     def pictures(
         self, cameras: Sequence[Camera], size: tuple[int, int]
     ) -> list[tuple[NDArray[Any], NDArray[Any]]] | None:
-        """Colours (H, W, 3) and depth (H, W, 1) of the moment, by each camera; None if they are
-        rendered.
+        """Colours (H, W, 3) and depth (H, W, 1) of the moment, by each camera; None if one of them
+        is rendered.
         """
-        if not self._streams:
+        if any(camera.name not in self._streams for camera in cameras):
             return None
         return [cut(self._frames[camera.name], camera.fov, size) for camera in cameras]

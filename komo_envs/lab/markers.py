@@ -146,11 +146,11 @@ def locate_board(frame: Frame) -> tuple[Array, float, int]:
         ValueError: Too few of its markers are seen.
     """
     seen = find(frame.rgb)
-    if len(seen) < 6:
-        raise ValueError(f"{len(seen)} of the board's {BOARD[0] * BOARD[1]} markers are seen")
-    width, height = board_size()
     by_id = dict(zip(board().getIds().ravel().tolist(), board().getObjPoints(), strict=True))
     ids = [i for i in seen if i in by_id]
+    if len(ids) < 6:
+        raise ValueError(f"{len(ids)} of the board's {len(by_id)} markers are seen")
+    width, height = board_size()
     # OpenCV's corner of the board is its top left, with y down and z into it.
     points = np.concatenate([np.asarray(by_id[i], dtype=float) for i in ids])
     points = (points - [width / 2, height / 2, 0]) * [1, -1, -1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import termios
 from pathlib import Path
 from typing import Protocol
 
@@ -60,6 +62,8 @@ def _ask(question: str) -> str:
     Raises:
         OSError: Nobody can be asked.
     """
+    if sys.stdin.isatty():  # a key that was pressed before is no answer
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
     try:
         return input(question)
     except EOFError as error:

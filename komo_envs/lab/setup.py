@@ -34,24 +34,33 @@ class LabCamera:
 
     def __post_init__(self) -> None:
         """Refuse a pose that is none."""
-        if self.pose is None:
-            return
-        if not math.isclose(np.linalg.norm(self.pose[3:]), 1, abs_tol=1e-3):
-            raise ValueError(f"pose: {self.pose}; expected x, y, z and a unit quaternion, w first")
+        if self.pose is not None:
+            _check_pose(self.pose)
+
+
+def _check_pose(pose: Pose) -> None:
+    if not math.isclose(np.linalg.norm(pose[3:]), 1, abs_tol=1e-3):
+        raise ValueError(f"pose: {pose}; expected x, y, z and a unit quaternion, w first")
 
 
 @dataclass(frozen=True, config=_CONFIG)
 class Marker:
     """An ArUco marker of the dictionary 4x4_50 on an object, by which a camera sees where it is."""
 
-    id: Annotated[int, Field(ge=0, lt=50)]
+    id: Annotated[int, Field(ge=35, lt=50)]
+    """Those below are the calibration board's."""
     size: Annotated[float, Field(gt=0.005, lt=0.5)]
     """Side of its black square, m."""
     pose: Pose
     """Of the marker in the object's frame: z out of its face, y up as it is printed, m."""
     height: float | None = None
     """Of its middle in the world, m, where it never changes: so a small marker's place is known to
-    a millimetre or two, in place of one or two centimetres along the line of sight."""
+    a millimetre or two, in place of one or two centimetres along the line of sight. Without it,
+    that something rests on what it stands on is hardly ever seen."""
+
+    def __post_init__(self) -> None:
+        """Refuse a pose that is none."""
+        _check_pose(self.pose)
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -68,7 +77,13 @@ class Lab:
     """By the name of the body that wears it. A body without is not seen, but by policies: then the
     operator says how an episode ended."""
     marker_camera: str = "front"
-    """Which camera looks for them."""
+    """Which camera looks for them, one that stands still."""
+
+    def __post_init__(self) -> None:
+        """Refuse markers that cannot be told apart."""
+        ids = [marker.id for marker in self.markers.values()]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"markers: have the ids {ids}; expected different ones")
 
     def calibrated(self, cameras: Sequence[Camera]) -> tuple[Camera, ...]:
         """An env's cameras, where they are in this laboratory.
@@ -80,6 +95,9 @@ class Lab:
         if unknown := sorted(set(self.cameras) - known):
             expected = ", ".join(sorted(known))
             raise ValueError(f"lab: cameras.{unknown[0]}: expected one of {expected}")
+        still = [camera.name for camera in cameras if camera.parent is None]
+        if self.markers and self.marker_camera not in still:
+            raise ValueError(f"lab: marker_camera: expected one of {', '.join(still)}")
         return tuple(_placed(camera, self.cameras.get(camera.name)) for camera in cameras)
 
 

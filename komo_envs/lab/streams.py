@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from scipy import ndimage
 
+from komo_envs.scene import Camera
 from komo_envs.tools.files import write_text
 from komo_envs.worlds.rai import RobotStopped
 
@@ -95,7 +96,8 @@ class RealSense:
         self._align = rs.align(rs.stream.color)
         self._unit = profile.get_device().first_depth_sensor().get_depth_scale()
         inner = profile.get_stream(rs.stream.color).as_video_stream_profile().get_intrinsics()
-        self._lens = Lens((inner.fx, inner.fy), (inner.ppx, inner.ppy))
+        # librealsense counts from the middle of the first pixel.
+        self._lens = Lens((inner.fx, inner.fy), (inner.ppx + 0.5, inner.ppy + 0.5))
 
     def read(self) -> Frame:
         """The newest picture; see ``Stream``."""
@@ -179,10 +181,23 @@ def open_stream(source: str) -> Stream | None:
     return Recorded(Path(name)) if kind == "recorded" else None
 
 
+def check_covers(frame: Frame, camera: Camera) -> None:
+    """Refuse a camera that sees less than a policy is to see.
+
+    Raises:
+        ValueError: It does.
+    """
+    height, middle, focal = frame.rgb.shape[0], frame.lens.center[1], frame.lens.focal[1]
+    sees = 2 * math.degrees(math.atan(min(middle, height - middle) / focal))
+    if camera.fov > sees + 0.1:
+        raise ValueError(
+            f"lab: cameras.{camera.name}.fov: {camera.fov:g} degrees are wanted, and the camera "
+            f"sees {sees:.1f}; say so there, and policies and simulation see as much"
+        )
+
+
 def cut(frame: Frame, fov: float, size: tuple[int, int]) -> tuple[Any, Any]:
     """The part of a picture that a camera with this field of view and size (height, width) sees.
-
-    Where the picture does not reach, its edge goes on, without depth.
 
     Args:
         frame: A picture.

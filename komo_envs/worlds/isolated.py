@@ -74,10 +74,10 @@ class IsolatedWorld:
                 start_new_session=True,  # Ctrl-C in the user's terminal is not for it
             )
         self._connection = Connection(ours.detach())
-        self._connection.send(self._made)
         self._finalizer = weakref.finalize(
             self, _end, self._connection, self.process, self._errors, os.getpid()
         )
+        self._connection.send(self._made)
 
     def _call(self, method: str, *arguments: object) -> WorldState:
         if self._connection is None:

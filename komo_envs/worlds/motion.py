@@ -9,13 +9,13 @@ import numpy as np
 from komo_envs.scene import Array
 from komo_envs.worlds.base import CONTROL_PERIOD
 
-MAX_ACCELERATION = np.array([15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0])
-"""rad/s^2 of each joint: the Panda's limits, from Franka's interface specification."""
-MAX_SPEED = np.array([2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61])
-"""rad/s of each joint, from there. What is behind its reference may be faster than that is."""
-TRAIL = CONTROL_PERIOD / 2
-"""Seconds by which a motion trails its references: so it gets from rest to any speed in one control
-period with an even acceleration."""
+SPLINE = 1.5
+"""By how much the first and last accelerations of the spline that BotOp makes of way-points are
+larger than those of the motion that they are of."""
+MAX_ACCELERATION = np.array([15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0]) / SPLINE
+"""rad/s^2 of each joint: in the spline, the Panda's limits, of Franka's interface specification."""
+MAX_SPEED = 1.3
+"""rad/s of a joint that catches up with its commands, which are no faster than 1 rad/s."""
 _WAYPOINTS = 40  # a second
 _STRETCHES = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 _SPEEDS = (1.0, 0.5, 0.0)
@@ -31,8 +31,10 @@ class Piece:
     end_qdot: Array
     time: float
 
-    def at(self, time: float) -> tuple[Array, Array]:
-        """Joint positions and velocities (7,) so many seconds after its beginning."""
+    def at(self, time: float | Array) -> tuple[Array, Array]:
+        """Joint positions and velocities (7,) so many seconds after its beginning; (N, 7) of (N, 1)
+        seconds.
+        """
         s = time / self.time
         first = (1 + 2 * s) * self.q + s * self.time * self.qdot
         last = (3 - 2 * s) * self.end - (1 - s) * self.time * self.end_qdot
@@ -49,13 +51,10 @@ class Piece:
         way = 6 * (self.end - self.q) / self.time**2
         first = way - (4 * self.qdot + 2 * self.end_qdot) / self.time
         last = -way + (2 * self.qdot + 4 * self.end_qdot) / self.time
-        speeds = [self.at(share * self.time)[1] for share in np.linspace(0, 1, 9)]
-        return float(
-            max(
-                np.max(np.abs([first, last]) / MAX_ACCELERATION),
-                np.max(np.abs(speeds) / MAX_SPEED),
-            )
-        )
+        shares = np.linspace(0, 1, 9)[:, None]
+        speeds = self.at(shares * self.time)[1]
+        accelerations = np.abs([first, last]) / MAX_ACCELERATION
+        return float(max(accelerations.max(), np.abs(speeds).max() / MAX_SPEED))
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,13 @@ def go(q: Array, end: Array, speed: float) -> Motion:
 
 def brake(q: Array, qdot: Array) -> Piece:
     """What brings an arm to rest, all joints in the same time: it stays on its way."""
-    time = max(CONTROL_PERIOD, float(np.max(np.abs(qdot) / MAX_ACCELERATION)))
+    time = brake_time(qdot)
     return Piece(q, qdot, q + qdot * time / 2, np.zeros(7), time)
+
+
+def brake_time(qdot: Array) -> float:
+    """Seconds in which an arm comes to rest: those in which it may also get from rest to there."""
+    return max(CONTROL_PERIOD, float(np.max(np.abs(qdot) / MAX_ACCELERATION)))
 
 
 def follow(q: Array, qdot: Array, reference: Array, velocity: Array, time: float) -> Motion:
@@ -114,13 +118,16 @@ def follow(q: Array, qdot: Array, reference: Array, velocity: Array, time: float
     Args:
         q: Joint positions (7,) that it begins at, rad.
         qdot: Joint velocities (7,) that it begins with, rad/s.
-        reference: Where the arm is to be (7,), rad, so much ``time`` from now, but for ``TRAIL``.
+        reference: Where the arm is to be (7,), rad, so much ``time`` from now, but for what it
+            trails by: half of ``brake_time``.
         velocity: Of the reference (7,), rad/s.
         time: Seconds, more than 0.
     """
     for stretch in _STRETCHES:
         for speed in _SPEEDS:
-            end, end_qdot = reference - TRAIL * speed * velocity, speed * velocity
+            end_qdot = speed * velocity
+            # It trails by half the way that it brakes on, so that it comes to rest where it should.
+            end = reference - end_qdot * brake_time(end_qdot) / 2
             pieces = Piece(q, qdot, end, end_qdot, stretch * time), brake(end, end_qdot)
             if max(piece.strain() for piece in pieces) <= 1 + 1e-9:
                 return Motion(pieces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -18,6 +19,8 @@ MAX_STEP = 1.05 * CONTROL_PERIOD
 """rad by which a joint's reference may change at once; the controller's limit is a little less."""
 MAX_TRACKING_ERROR = 0.2
 """rad of a joint from where it is sent. Beyond, something holds the arm."""
+MAX_BEHIND = 0.4
+"""rad of a joint's commands from where it is planned to be."""
 STALE = 0.5
 """Seconds after which the answer to an observation comes too late to be followed."""
 STIFFNESS = 4.0
@@ -25,6 +28,8 @@ STIFFNESS = 4.0
 arm does, 25 ms behind."""
 NEAR = 0.7
 """rad of a joint from home, from where the arm goes there by itself when it is first reached."""
+OFF_WAY = 0.3
+"""rad of a joint from the way that the arm came, from where it goes back by itself."""
 SLOW = 0.3
 """rad/s of the fastest joint on such a way."""
 DEAD = 1.0
@@ -39,8 +44,8 @@ class RobotWorld:
     """The Panda that BotOp drives. One of them is alive in a process.
 
     A control period ends when its time has come on the robot's clock. Every motion ends at rest, so
-    an arm that has not been told anything by then stands still. What comes later begins a new
-    period; what comes more than ``STALE`` seconds after its observation is not followed.
+    an arm that has not been told anything by then stands still. What comes when half of its period
+    is over begins a new one; what comes ``STALE`` seconds after its observation is not followed.
 
     Args:
         address: Of the control unit of the robot itself. None: BotOp simulates the robot, and the
@@ -110,6 +115,7 @@ class RobotWorld:
         try:
             with quiet():
                 bot = ry.BotOp(self._config, True, False)
+                bot.floating()  # what BotOp would hold at first is where the configuration is
                 bot.launch_franka(self._address, self._config.getFrame("l_panda_base"), False)
                 here = bot.get_q()
         except SimulationError as error:
@@ -121,7 +127,7 @@ class RobotWorld:
             raise
         self._bot = bot
         away = np.abs(here - home)
-        if away.max() > NEAR:
+        if not away.max() <= NEAR:
             self.close()
             raise SimulationError(
                 f"joint {away.argmax() + 1} is {away.max():.2f} rad from home: bring the arm by "
@@ -134,12 +140,18 @@ class RobotWorld:
         """Bring the arm home on the way that it came, which was free."""
         assert self._bot is not None
         here = self._bot.get_q()
+        away = [float(np.abs(each - here).max()) for each in self._way]
+        # If it was held up, it has not come to where it was sent last, and is not to try again.
+        nearest = int(np.argmin(away))
+        if not away[nearest] <= OFF_WAY:
+            raise SimulationError(
+                f"the arm is {away[nearest]:.2f} rad from the way that it came: bring it by hand "
+                f"within {OFF_WAY} rad of it, or near {np.round(home, 2).tolist()} and begin anew"
+            )
         self._stand(here)
-        if self._way:  # if it was held up, it is not quite where it was sent last
-            self._move(go(here, self._way[-1], SLOW))
-            self._stand(self._way[-1])
-        while self._way:
-            reference = self._way.pop()
+        self._move(go(here, self._way[nearest], SLOW))
+        self._stand(self._way[nearest])
+        for reference in self._way[nearest::-1]:
             if np.abs(reference - self._reference).max() > _LEAST:
                 now = self._bot.get_t()
                 self._end = now + CONTROL_PERIOD
@@ -178,8 +190,8 @@ class RobotWorld:
             reference = self._checked(reference)
             now = self._bot.get_t()
             delay = max(0.0, now - self._end)
-            # What comes too late finds the arm at rest, or coming to it.
-            self._end = (self._end if delay < CONTROL_PERIOD else now) + CONTROL_PERIOD
+            # What comes late finds the arm at rest, or coming to it, and has a period of its own.
+            self._end = (self._end if delay < CONTROL_PERIOD / 2 else now) + CONTROL_PERIOD
             if followed := delay < STALE:
                 self._send(reference, now)
                 self._way.append(reference)
@@ -189,7 +201,10 @@ class RobotWorld:
             raise
 
     def close(self) -> None:
-        """Hold the arm, and let go of it."""
+        """Let the arm come to rest, hold it, and let go of it."""
+        if self._bot is not None and not self._stopped:
+            with contextlib.suppress(SimulationError):
+                self._look_until(self._sent + self._motion.time)
         self._stop()
         with quiet():
             self._bot = None
@@ -223,9 +238,15 @@ class RobotWorld:
         """Set the arm moving toward a reference, where it is to be at the end of the period."""
         assert self._bot is not None
         velocity = (reference - self._reference) / CONTROL_PERIOD
-        planned = self._motion.at(now - self._sent)
+        q, qdot = self._motion.at(now - self._sent)
+        behind = np.abs(reference - q)
+        if behind.max() > MAX_BEHIND:
+            raise RobotStopped(
+                f"joint {behind.argmax() + 1} has come to be {behind.max():.2f} rad behind its "
+                f"commands; expected {MAX_BEHIND} at most"
+            )
         self._reference = reference
-        self._motion = follow(*planned, reference, velocity, self._end - now)
+        self._motion = follow(q, qdot, reference, velocity, self._end - now)
         self._sent = now
         times, positions = self._motion.waypoints()
         if not self._dry:
@@ -246,9 +267,10 @@ class RobotWorld:
             if seen.ctrlTime > clock:
                 ticked, clock = time.monotonic(), seen.ctrlTime
             elif time.monotonic() - ticked > DEAD:
+                self._bot = None  # nothing answers there any more
                 raise RobotStopped(f"the robot's clock has stood for {DEAD} s")
             error = np.abs(seen.qpos - self._motion.at(seen.ctrlTime - self._sent)[0])
-            if not self._dry and error.max() > MAX_TRACKING_ERROR:
+            if not self._dry and not error.max() <= MAX_TRACKING_ERROR:
                 raise RobotStopped(
                     f"joint {error.argmax() + 1} is {error.max():.2f} rad from "
                     f"where it is sent; expected {MAX_TRACKING_ERROR} at most"
