@@ -25,6 +25,7 @@ from komo_envs.worlds.base import World, WorldState
 from komo_envs.worlds.rai import SimulationError
 
 _EXIT_TIMEOUT = 5.0  # s
+_ANSWER_TIMEOUT = 120.0  # s; a robot that goes home takes its time
 
 
 class IsolatedWorld:
@@ -84,9 +85,11 @@ class IsolatedWorld:
             raise SimulationError(f"{method} before reset")
         try:
             self._connection.send((method, arguments))
+            if not self._connection.poll(_ANSWER_TIMEOUT):
+                raise TimeoutError(f"no answer for {_ANSWER_TIMEOUT:g} s")
             result = self._connection.recv()
         except (EOFError, OSError) as error:
-            reason = self._last_words()
+            reason = f" ({error})" if isinstance(error, TimeoutError) else self._last_words()
             self.close()
             raise SimulationError(
                 f"the process of this simulation ended during {method}{reason}; "
