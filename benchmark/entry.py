@@ -16,9 +16,10 @@ from typing import Annotated, Literal, TypeVar
 import pydantic.dataclasses
 from pydantic import ConfigDict, Field
 
-from benchmark.result import Commit, Count, Result, Sha256, Versions, load_result, parse_json
+from benchmark.result import Commit, Count, Result, Sha256, Versions, load_result
 from komo_envs.suite import ENVS, PAPER_ENVS, SUITE, TEST
 from komo_envs.tools.files import write_text
+from komo_envs.tools.records import parse_json
 
 RESULT, ENTRY, VERIFICATION = "result.json", "entry.json", "verification.json"
 

@@ -5,30 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from benchmark.result import Episode, Setup, parse_json
+from benchmark.result import Episode, Setup
+from komo_envs.tools.records import parse_json
 
-SAME = (
-    *(
-        "suite",
-        "policy",
-        "envs",
-        "world",
-        "lab",
-        "dry_run",
-        "seeds",
-        "videos",
-        "versions",
-        "machine",
-    ),
-    *("episode_seconds", "memory_gib"),
-)
-"""The fields of a setup that must not differ between the parts of a run."""
+OF_A_PART = ("schema", "commit", "date", "command")
+"""The fields of a setup that may differ between the parts of a run."""
+SAME = tuple(field.name for field in fields(Setup) if field.name not in OF_A_PART)
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))

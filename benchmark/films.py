@@ -12,9 +12,10 @@ import numpy as np
 import pydantic.dataclasses
 from pydantic import ConfigDict
 
-from benchmark.result import Episode, Result, parse_json
+from benchmark.result import Episode, Result
 from benchmark.rollout import Job, lost, video_name
 from komo_envs.tools.files import write_text
+from komo_envs.tools.records import parse_json
 from komo_envs.tools.workers import Pool, WorkerError
 
 VIDEOS, RECORD, REPORT = "videos", "films.json", "report.html"

@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, JsonValue
 from pydantic.dataclasses import dataclass
 
 from komo_envs.tools.files import write_text
+from komo_envs.tools.records import parse_json
 from komo_envs.tools.stats import wilson
 from komo_envs.tools.workers import Limits
 from komo_envs.worlds import WorldName
@@ -257,22 +258,3 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, tuple):
         return len(a) == len(b) and all(map(_same, a, b))
     return bool(a == b)
-
-
-Record = TypeVar("Record")
-
-
-def parse_json(record: type[Record], text: str | bytes, source: str) -> Record:
-    """Read one of the records above from JSON.
-
-    Raises:
-        ValueError: ``text`` is no such record; the message begins with ``source``, and names the
-            first field that is wrong, what was expected and what was there.
-    """
-    try:
-        return TypeAdapter(record).validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        got = f", got {first['input']!r:.80}" if first["type"] != "missing" else ""
-        raise ValueError(f"{source}: {where}: {first['msg']}{got}") from None

@@ -330,9 +330,8 @@ class DemoFile:
         wanted = {"noise", "student", "world", "lab"}
         if not all(isinstance(name, str) for name in known) or not wanted <= {*recipe}:
             raise ValueError(f"env_args or recipe: {known}, {sorted(recipe)}: not as collected")
-        for name in {"task", "world", "lab"} & {
-            *options
-        }:  # no file imports a task, or moves a robot
+        # No file imports a task, or moves a robot.
+        for name in {"task", "world", "lab"}.intersection(options):
             raise ValueError(f"env_kwargs: {name!r}: expected other options of an env")
 
     def __enter__(self) -> DemoFile:

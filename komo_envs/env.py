@@ -498,26 +498,23 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     def _pictures(self, obs_mode: str) -> Observation:
         if obs_mode == "state":
             return {}
-        if self._live is not None and (seen := self._live.pictures(self.cameras, self.image_size)):
-            far = [camera.far for camera in self.cameras]
-            live = {
-                "pixels": [rgb for rgb, _ in seen],
-                "depth": [
-                    np.minimum(depth, most) for (_, depth), most in zip(seen, far, strict=True)
-                ],
-            }
-            return {key: self._per_camera(live[key]) for key in OBS_MODES[obs_mode]}
+        live = self._live and self._live.pictures(self.cameras, self.image_size)
+        pictures = live or self._drawn_pictures()
+        values = dict(zip(("pixels", "depth"), zip(*pictures, strict=True), strict=True))
+        return {key: self._per_camera(values[key]) for key in OBS_MODES[obs_mode]}
+
+    def _drawn_pictures(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Colours and depth as the cameras observe them, with all that varies."""
         cameras, state = self._variation.cameras(self.cameras), self._variation.seen()
         images = self.take_pictures(cameras, self.image_size, self.shadows, state)
         first = len(self.actions) * len(images)
-        values: dict[str, list[np.ndarray]] = {
-            "pixels": [image.rgb for image in images],
-            "depth": [
-                np.minimum(self._variation.measured(image.depth, first + number), camera.far)
-                for number, (image, camera) in enumerate(zip(images, cameras, strict=True))
-            ],
-        }
-        return {key: self._per_camera(values[key]) for key in OBS_MODES[obs_mode]}
+        return [
+            (
+                image.rgb,
+                np.minimum(self._variation.measured(image.depth, first + number), camera.far),
+            )
+            for number, (image, camera) in enumerate(zip(images, cameras, strict=True))
+        ]
 
     def _enter_world(self) -> None:
         """Make the world, and open the laboratory's cameras."""

@@ -25,10 +25,11 @@ from faults import disturbed
 
 from benchmark import rollout
 from benchmark.episode_log import EpisodeLog
-from benchmark.result import Setup, parse_json
+from benchmark.result import Setup
 from benchmark.rollout import Player, steps_of_episode
 from experts import make_expert
 from komo_envs.suite import ENVS, TEST
+from komo_envs.tools.records import parse_json
 from policies import load_policy
 
 ROOT = Path(__file__).resolve().parent.parent

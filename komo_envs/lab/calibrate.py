@@ -110,7 +110,7 @@ def calibrate(lab: Lab, arguments: Arguments) -> tuple[Lab, float]:
     poses, errors = [], []
     try:
         for _ in range(arguments.pictures):
-            seen, error, _ = locate_board(stream.read())
+            seen, error = locate_board(stream.read())
             poses.append(compose(board, invert(seen)))
             errors.append(error)
     finally:

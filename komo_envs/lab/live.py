@@ -116,8 +116,9 @@ class Live:
             now = seen.get(body.name, before)
             poses[index] = np.nan if now is None else now
             # Whoever is hidden may move: it rests nowhere.
-            velocities[index] = np.nan if body.name not in seen else 0.0
-            if body.name in seen and before is not None:
+            if body.name not in seen:
+                velocities[index] = np.nan
+            elif before is not None:
                 velocities[index, :3] = (seen[body.name][:3] - before[:3]) / time
             if now is not None:
                 self._poses[body.name] = now
@@ -148,4 +149,8 @@ class Live:
         """
         if any(camera.name not in self._streams for camera in cameras):
             return None
-        return [cut(self._frames[camera.name], camera.fov, size) for camera in cameras]
+        pictures = []
+        for camera in cameras:
+            rgb, depth = cut(self._frames[camera.name], camera.fov, size)
+            pictures.append((rgb, np.minimum(depth, camera.far)))
+        return pictures

@@ -135,12 +135,12 @@ def board() -> Any:
     return cv2.aruco.GridBoard(BOARD, BOARD_MARKER, BOARD_GAP, dictionary())
 
 
-def locate_board(frame: Frame) -> tuple[Array, float, int]:
+def locate_board(frame: Frame) -> tuple[Array, float]:
     """Where the calibration board is.
 
     Returns:
         Pose (7,) in the camera's frame of the board's middle: x to its right, y to its top as it is
-        printed, z out of it; the mean error in pixels; and the number of markers seen.
+        printed, z out of it; and the mean error in pixels.
 
     Raises:
         ValueError: Too few of its markers are seen.
@@ -154,5 +154,4 @@ def locate_board(frame: Frame) -> tuple[Array, float, int]:
     # OpenCV's corner of the board is its top left, with y down and z into it.
     points = np.concatenate([np.asarray(by_id[i], dtype=float) for i in ids])
     points = (points - [width / 2, height / 2, 0]) * [1, -1, -1]
-    pose, error = locate(points, np.concatenate([seen[i] for i in ids]), frame.lens, flat=False)
-    return pose, error, len(ids)
+    return locate(points, np.concatenate([seen[i] for i in ids]), frame.lens, flat=False)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from komo_envs.scene import Camera, Pose
 from komo_envs.tools.files import write_text
+from komo_envs.tools.records import parse_json
 
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -114,13 +115,7 @@ def load_lab(path: str | Path) -> Lab:
         ValueError: The file is none of that kind; the message names the field.
         OSError: It cannot be read.
     """
-    try:
-        return TypeAdapter(Lab).validate_json(Path(path).read_bytes())
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        got = f", got {first['input']!r:.80}" if first["type"] != "missing" else ""
-        raise ValueError(f"lab {path}: {where}: {first['msg']}{got}") from None
+    return parse_json(Lab, Path(path).read_bytes(), f"lab {path}")
 
 
 def check_lab(lab: Lab | None, world: str, dry_run: bool, randomized: bool) -> None:

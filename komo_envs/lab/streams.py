@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 from scipy import ndimage
 
 from komo_envs.scene import Camera
 from komo_envs.tools.files import write_text
+from komo_envs.tools.records import parse_json
 from komo_envs.worlds.rai import RobotStopped
 
 LENS = "lens.json"
@@ -133,10 +133,7 @@ class Recorded:
         if not names:
             raise OSError(f"camera recorded:{folder}: there are no pictures")
         self._folder, self._left = folder, names[::-1]
-        try:
-            self._lens = TypeAdapter(Lens).validate_json((folder / LENS).read_bytes())
-        except ValidationError as error:
-            raise ValueError(f"camera recorded:{folder}: {LENS}: {error}") from error
+        self._lens = parse_json(Lens, (folder / LENS).read_bytes(), str(folder / LENS))
 
     def read(self) -> Frame:
         """The next picture; see ``Stream``."""
