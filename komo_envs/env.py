@@ -164,7 +164,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             TypeError: an argument is neither one of these nor an option of the task.
             ValueError: an argument's value is not one of these, or the lab's file is wrong.
             OSError: the lab's file cannot be read.
-            RuntimeError: ``render_mode="human"`` or a world in real time without a display.
+            RuntimeError: ``render_mode="human"`` without a display.
         """
         check_choice("obs_mode", obs_mode, OBS_MODES)
         check_choice("control_mode", control_mode, CONTROL_MODES)
@@ -172,12 +172,11 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         check_choice("world", world, get_args(WorldName))
         if not has_display():
-            for name, value in (("render_mode", render_mode), ("world", world)):
-                if value in ("human", "botop", "real"):
-                    raise RuntimeError(
-                        f"{name}={value!r} needs a display, and there is none (DISPLAY is not "
-                        "set); use another one, or run under xvfb-run"
-                    )
+            if render_mode == "human":
+                raise RuntimeError(
+                    "render_mode='human' needs a display, and there is none (DISPLAY is not "
+                    "set); use another one, or run under xvfb-run"
+                )
             self.metadata = {**self.metadata, "render_modes": ["rgb_array"]}
         self.task = make_task(task, options)
         self.randomization = make_randomization(randomize)

@@ -14,7 +14,6 @@ import gymnasium as gym
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from common import virtual_display
 from conftest import PROJECT, Command
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
@@ -40,10 +39,11 @@ REHEARSAL: dict[str, Any] = {"robot": "rehearsal", "cameras": {"front": {"source
 SEEN = {"markers": {"puck": {"id": 40, "size": 0.04, "pose": [0, 0, 0.015, 1, 0, 0, 0]}}}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def display() -> Iterator[None]:
-    with virtual_display() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DISPLAY", name)
+@pytest.fixture(scope="module", autouse=True)
+def no_display() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+            patch.delenv(name, raising=False)
         yield
 
 

@@ -62,6 +62,7 @@ class RobotWorld:
         self._bot: ry.BotOp | None = None
         self._stopped = True
         self._way: list[Array] = []
+        ry.params_add({"disableGui": True})  # BotOp would open a window
 
     def reset(
         self,
@@ -262,20 +263,21 @@ class RobotWorld:
         assert self._bot is not None
         ticked, clock = time.monotonic(), -1.0
         while True:
-            with plain_errors():
-                seen = self._bot.stepObservation()
-            if seen.ctrlTime > clock:
-                ticked, clock = time.monotonic(), seen.ctrlTime
+            # Not stepObservation: while the arm is held it writes to an array that the robot's
+            # thread reads, which ends the process.
+            now, q = self._bot.get_t(), self._bot.get_q()
+            if now > clock:
+                ticked, clock = time.monotonic(), now
             elif time.monotonic() - ticked > DEAD:
                 self._bot = None  # nothing answers there any more
                 raise RobotStopped(f"the robot's clock has stood for {DEAD} s")
-            error = np.abs(seen.qpos - self._motion.at(seen.ctrlTime - self._sent)[0])
+            error = np.abs(q - self._motion.at(now - self._sent)[0])
             if not self._dry and not error.max() <= MAX_TRACKING_ERROR:
                 raise RobotStopped(
                     f"joint {error.argmax() + 1} is {error.max():.2f} rad from "
                     f"where it is sent; expected {MAX_TRACKING_ERROR} at most"
                 )
-            left = end - seen.ctrlTime
+            left = end - now
             if left <= 0:
                 return
             time.sleep(min(left, _LOOK))
