@@ -45,7 +45,11 @@ ONE_OF_EACH = ("KomoPush-v0", "KomoShelf-v0")
 Item = TypeVar("Item")
 
 Speeds = dict[str, dict[str, Any]]
-"""By environment: its ``"steps"``, by mode, its ``"expert"``, and its ``"students"``, by name."""
+"""By environment: its ``"steps"``, by mode, its ``"vectors"``, by mode, number and kind, its
+``"expert"``, and its ``"students"``, by name."""
+
+IN_VECTORS = ("state", "rgb 96")
+"""The modes that vector environments are measured in."""
 
 WARM_UP = 10
 """Steps of each round that are not counted: the first ones fill caches."""
@@ -61,6 +65,8 @@ class Arguments:
     """How often each mode is measured. They take turns, so that noise meets all alike."""
     steps: int = 200
     """Steps of a mode in each round."""
+    at_once: tuple[int, ...] = (1, 2, 4, 8)
+    """How many environments a vector environment has; each number is measured."""
     episodes: int = 20
     """Episodes of each expert, and of each student."""
     policies: tuple[Path, ...] | None = None
@@ -119,9 +125,10 @@ def main() -> None:
         for folder, env_id in students.items():
             if arguments.policies is not None and env_id not in envs:
                 raise ValueError(f"--policies {folder}: is of {env_id}, which is not measured")
-        for name in ("rounds", "steps", "episodes"):
-            if getattr(arguments, name) < 1:
-                raise ValueError(f"--{name} {getattr(arguments, name)}: expected 1 or more")
+        counts = [(name, getattr(arguments, name)) for name in ("rounds", "steps", "episodes")]
+        for name, count in [*counts, *(("at-once", count) for count in arguments.at_once)]:
+            if count < 1:
+                raise ValueError(f"--{name} {count}: expected 1 or more")
         if arguments.out is not None:
             check_writable("--out", arguments.out)
     except (ValueError, ImportError) as error:
@@ -151,6 +158,7 @@ def measure(arguments: Arguments, envs: tuple[str, ...], students: dict[Path, st
     speeds: Speeds = {
         env_id: {
             "steps": {mode: times[env_id, mode].medians() for mode in MODES},
+            "vectors": measure_vectors(env_id, arguments.at_once, arguments.steps),
             "expert": measure_expert(env_id, arguments.episodes),
             "students": {
                 folder.name: measure_student(folder, env_id, arguments.episodes)
@@ -197,6 +205,40 @@ def measure_steps(env_id: str, options: dict[str, Any], steps: int, times: StepT
                 env.reset()
     finally:
         env.close()
+
+
+def measure_vectors(
+    env_id: str, numbers: Sequence[int], steps: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Steps a second of all environments of a vector environment together, resets and all.
+
+    Args:
+        env_id: Of the environments.
+        numbers: Of environments.
+        steps: Of each of them.
+
+    Returns:
+        By mode, number, and kind: ``"sync"``, one program that steps one after the other, or
+        ``"async"``, a process for each.
+    """
+    rates: dict[str, dict[str, dict[str, float]]] = {}
+    kinds = ("sync", "async")
+    cases = [(mode, number, kind) for mode in IN_VECTORS for number in numbers for kind in kinds]
+    for mode, number, kind in show_progress(cases, "Vectors"):
+        envs = gym.make_vec(env_id, number, kind, **MODES[mode])
+        try:
+            envs.action_space.seed(0)
+            envs.reset(seed=VALIDATION.start)
+            for _ in range(WARM_UP):
+                envs.step(envs.action_space.sample())
+            started = perf_counter()
+            for _ in range(steps):
+                envs.step(envs.action_space.sample())
+            rate = number * steps / (perf_counter() - started)
+            rates.setdefault(mode, {}).setdefault(str(number), {})[kind] = rate
+        finally:
+            envs.close()
+    return rates
 
 
 def measure_expert(env_id: str, episodes: int) -> dict[str, float]:
@@ -283,6 +325,13 @@ def show(speeds: Speeds, episodes: int) -> None:
         first, most, planning, plans, rate = speed["expert"].values()
         times = (f"{ms:.0f}" for ms in (first, most, planning))
         experts.add_row(env_id, *times, f"{plans:.1f}", f"{rate:.0f}")
+    vectors = _table("Vector environments, steps/s of all together")
+    for heading in ("observation", "environments", "one program", "a process each"):
+        vectors.add_column(heading, justify="left" if heading == "observation" else "right")
+    for env_id, speed in speeds.items():
+        for mode, numbers in speed["vectors"].items():
+            for number, kinds in numbers.items():
+                vectors.add_row(env_id, mode, number, *(f"{rate:.0f}" for rate in kinds.values()))
     students = _table(f"Students, {episodes} episodes each")
     for heading in ("student", "chunk ms", "95 %", "episodes/min"):
         students.add_column(heading, justify="left" if heading == "student" else "right")
@@ -291,7 +340,7 @@ def show(speeds: Speeds, episodes: int) -> None:
             median, most, rate = numbers.values()
             students.add_row(env_id, name, f"{median:.1f}", f"{most:.1f}", f"{rate:.0f}")
     console = Console(markup=False, highlight=False)
-    console.print(steps, "", experts, "", students, sep="\n")
+    console.print(steps, "", vectors, "", experts, "", students, sep="\n")
 
 
 def _table(title: str) -> Table:

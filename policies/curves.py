@@ -28,6 +28,10 @@ class Curves:
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Values at a step."""
         self.rows.append({"step": step, **values})
+        self.log(step, values)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Values at a step, for TensorBoard alone."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 

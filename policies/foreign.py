@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,14 @@ from policies.base import Policy
 
 OBS_MODES = ("state", "rgb", "depth", "rgbd")
 CONTROL_MODES = ("ee", "joint", "ee_delta")
-ALGORITHMS = ("PPO", "A2C", "SAC", "TD3", "DDPG")
-"""Of Stable-Baselines3, with continuous actions."""
+ALGORITHMS = {
+    "stable_baselines3.common": "stable_baselines3:PPO",  # and of A2C, which acts in the same way
+    "stable_baselines3.sac": "stable_baselines3:SAC",
+    "stable_baselines3.td3": "stable_baselines3:TD3",  # and of DDPG
+    "sb3_contrib.tqc": "sb3_contrib:TQC",
+    "sb3_contrib.crossq": "sb3_contrib:CrossQ",
+}
+"""Those with continuous actions, by the package of their policies."""
 
 
 def load_python(path: Path, class_name: str, env_id: str) -> Policy:
@@ -56,7 +63,7 @@ class SB3Policy:
 
     def __init__(self, model: Any, env_options: dict[str, Any]) -> None:
         self.model = model
-        # A file does not say of which algorithm it is; several have one kind of policy.
+        # A file does not say of which algorithm it is; some have one kind of policy.
         self.name = f"Stable-Baselines3 {type(model.policy).__name__}"
         self.env_options = env_options
         self.privileged = env_options["obs_mode"] == "state"
@@ -75,18 +82,23 @@ def load_sb3(path: Path, env_id: str) -> SB3Policy:
         ValueError: It is none, or was trained with other spaces than this env's.
         ImportError: Stable-Baselines3 is not installed.
     """
-    import stable_baselines3
+    from stable_baselines3.common.save_util import load_from_zip_file
 
-    model, said = None, ""
-    for name in ALGORITHMS:
-        try:
-            # To act it needs no memory of what it has seen, which may be larger than the machine's.
-            model = getattr(stable_baselines3, name).load(path, device="cpu", buffer_size=1)
-            break
-        except Exception as error:  # of any kind, from pickle's depths: it is of another algorithm
-            said = said or f"{type(error).__name__}: {error}"
-    if model is None:
-        raise ValueError(f"policy {path}: no model of {', '.join(ALGORITHMS)}: {said}")
+    try:
+        data, _, _ = load_from_zip_file(path, device="cpu")
+        module = data["policy_class"].__module__  # type: ignore[index]
+        algorithm = pkgutil.resolve_name(ALGORITHMS[module.rpartition(".")[0]])
+        # To act it needs no memory of what it has seen, which may be larger than the machine's.
+        memory: dict[str, Any] = {
+            "buffer_size": 1,
+            "replay_buffer_class": None,
+            "replay_buffer_kwargs": {},
+        }
+        model = algorithm.load(path, device="cpu", **memory)
+    except Exception as error:  # of any kind, from pickle's depths
+        names = ", ".join(name.partition(":")[2] for name in ALGORITHMS.values())
+        said = f"{type(error).__name__}: {error}"
+        raise ValueError(f"policy {path}: no model of {names}: {said}") from error
     for obs_mode, control_mode in itertools.product(OBS_MODES, CONTROL_MODES):
         options: dict[str, Any] = {"obs_mode": obs_mode, "control_mode": control_mode}
         env: gym.Env[Any, Any] = gym.make(env_id, disable_env_checker=True, **options)

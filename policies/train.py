@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import json
-import multiprocessing
-import queue
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experts.demos import DemoFile
 from komo_envs.suite import VALIDATION
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
-from komo_envs.tools.files import check_writable, write_text
+from komo_envs.tools.files import check_writable
 from komo_envs.tools.stats import wilson
-from komo_envs.tools.workers import WorkerError, worker_environment
+from komo_envs.tools.workers import WorkerError
 from policies.acting import StudentPolicy, env_options
 from policies.checkpoint import Origin, read_card, save_checkpoint
 from policies.config import Architecture, Encoder, HeadName, Modality, Training, make
@@ -36,6 +29,7 @@ from policies.encoders import LEAST_SIDE, Readout
 from policies.evaluate import successes
 from policies.learner import Learner
 from policies.load import CARD
+from policies.side_by_side import check_seeds, check_setup, train_all
 
 MODULE = "policies.train"
 SOURCES = ("komo_envs", "policies")
@@ -120,17 +114,19 @@ class Job(NamedTuple):
     folder: Path
 
     @property
+    def steps(self) -> int:
+        """Of the optimiser."""
+        return self.training.steps
+
+    @property
+    def outcome(self) -> Path:
+        """The card, which is written last."""
+        return self.folder / CARD
+
+    @property
     def state(self) -> Path:
         """Where it goes on after a kill."""
         return self.folder / "state.pt"
-
-
-class Report(NamedTuple):
-    """What a training says of itself while it runs."""
-
-    seed: int
-    step: int
-    text: str
 
 
 def main() -> None:
@@ -141,7 +137,7 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         fail(MODULE, error)
     try:
-        train_all(jobs)
+        train_all(jobs, train, MODULE)
     except KeyboardInterrupt:
         fail(MODULE, "interrupted; the same command goes on", code=130)
     except (WorkerError, OSError, ValueError) as error:
@@ -167,10 +163,7 @@ def prepare(arguments: Arguments) -> list[Job]:
     names = [path.name for path in arguments.demos]
     if len(set(names)) < len(names):
         raise ValueError(f"--demos {' '.join(names)}: expected files of different names")
-    if not arguments.seeds or len(set(arguments.seeds)) < len(arguments.seeds):
-        raise ValueError(f"--seeds {arguments.seeds}: expected different seeds, at least one")
-    if min(arguments.seeds) < 0:
-        raise ValueError(f"--seeds {min(arguments.seeds)}: expected 0 or more")
+    check_seeds(arguments.seeds)
     if not 1 <= arguments.validation <= len(VALIDATION):
         raise ValueError(f"--validation {arguments.validation}: expected 1 to {len(VALIDATION)}")
     try:
@@ -200,8 +193,8 @@ def prepare(arguments: Arguments) -> list[Job]:
     ]
     for job in jobs:
         job.folder.mkdir(parents=True, exist_ok=True)
-        check_writable("--out", job.folder / CARD)
-        check_setup(job)
+        check_writable("--out", job.outcome)
+        check_setup(job.folder, setup_of(job), job.outcome)
     return jobs
 
 
@@ -231,41 +224,17 @@ def _name(arguments: Arguments, cameras: tuple[str, ...], seed: int) -> str:
     return f"{made_of}, seed {seed}"
 
 
-def check_setup(job: Job) -> None:
-    """Find out whether a folder is new, or holds the same training.
-
-    Raises:
-        ValueError: It holds another.
-    """
-    setup = json.loads(
-        json.dumps(
-            {
-                "architecture": asdict(job.architecture),
-                "training": asdict(job.training),
-                "layout": asdict(job.layout),
-                "demos": describe(job.paths, job.episodes),
-                "validation": job.validation,
-                "seed": job.seed,
-                "sources": provenance.hash_sources("policies", without=provenance.OUTCOMES),
-            }
-        )
-    )
-    file = job.folder / "setup.json"
-    if not file.exists():
-        if (job.folder / CARD).exists():
-            raise ValueError(f"--out {job.folder}: holds a student of another making")
-        write_text(file, json.dumps(setup))
-        return
-    try:
-        there = dict(json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"--out {job.folder}: {file} is damaged: {error}") from error
-    for name, value in setup.items():
-        if there.get(name) != value:
-            raise ValueError(
-                f"--out {job.folder}: holds a training with other {name}: {there.get(name)} "
-                f"there, {value} here; choose another folder"
-            )
+def setup_of(job: Job) -> dict[str, Any]:
+    """What a training is: the same goes on, another is refused."""
+    return {
+        "architecture": asdict(job.architecture),
+        "training": asdict(job.training),
+        "layout": asdict(job.layout),
+        "demos": describe(job.paths, job.episodes),
+        "validation": job.validation,
+        "seed": job.seed,
+        "sources": provenance.hash_sources("policies", without=provenance.OUTCOMES),
+    }
 
 
 def describe(paths: tuple[Path, ...], episodes: int | None) -> dict[str, Any]:
@@ -279,51 +248,6 @@ def describe(paths: tuple[Path, ...], episodes: int | None) -> dict[str, Any]:
                 "recipe": file.recipe,
             }
     return described
-
-
-def train_all(jobs: list[Job]) -> None:
-    """Train all jobs side by side, and show how they come along.
-
-    Raises:
-        WorkerError: One of them failed.
-    """
-    jobs = [job for job in jobs if not (job.folder / CARD).exists()]
-    context = multiprocessing.get_context("spawn")
-    reports: Any = context.Queue()
-    processes = {job.seed: context.Process(target=_train, args=(job, reports)) for job in jobs}
-    with worker_environment():
-        for process in processes.values():
-            process.start()
-    total = jobs[0].training.steps if jobs else 0
-    try:
-        with showing([job.seed for job in jobs], total) as show:
-            while any(process.is_alive() for process in processes.values()) or not reports.empty():
-                with contextlib.suppress(queue.Empty):
-                    show(reports.get(timeout=0.5))
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.join()
-    for job in jobs:
-        if not (job.folder / CARD).exists():
-            code = processes[job.seed].exitcode
-            raise WorkerError(f"the training of seed {job.seed} ended with code {code}")
-
-
-def _train(job: Job, reports: Any) -> None:
-    """The life of a training's process; it ends with the command, however that ends."""
-    parent = multiprocessing.parent_process()
-
-    def report(step: int, text: str) -> None:
-        if parent is not None and not parent.is_alive():
-            sys.exit(1)
-        if text:
-            reports.put(Report(job.seed, step, text))
-
-    try:
-        train(job, report)
-    except (ValueError, OSError) as error:
-        fail(MODULE, f"seed {job.seed}: {error}", code=1)
 
 
 def train(job: Job, report: Callable[[int, str], None]) -> None:
@@ -443,33 +367,6 @@ def summary(job: Job) -> str:
         f"trained in {card.origin.minutes:g} min. Score it: "
         f"python -m benchmark.run --policy {job.folder} --env {job.layout.env_id}"
     )
-
-
-@contextlib.contextmanager
-def showing(seeds: list[int], total: int) -> Iterator[Callable[[Report], None]]:
-    """A bar for each seed on a terminal; lines in a log file."""
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[text]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
-    tasks = {seed: bars.add_task(f"seed {seed}", total=total, text="") for seed in seeds}
-    shown = dict.fromkeys(seeds, 0)  # tenths of the steps, in lines
-
-    def show(report: Report) -> None:
-        bars.update(tasks[report.seed], completed=report.step, text=report.text)
-        tenth, before = report.step * 10 // total, shown[report.seed]
-        shown[report.seed] = tenth
-        if bars.disable and (tenth > before or "validation" in report.text):
-            line = f"seed {report.seed}, step {report.step} of {total}: {report.text}"
-            print(line, file=sys.stderr, flush=True)
-
-    with bars:
-        yield show
 
 
 if __name__ == "__main__":

@@ -169,7 +169,9 @@ def test_speed_finds_out_first_whether_it_can_write():
 
 def test_speed_measures_every_mode_and_the_experts_of_both_tasks(tmp_path):
     file = tmp_path / "speed.json"
-    done = run_module("speed", "--rounds", 1, "--steps", 20, "--episodes", 2, "--out", file)
+    done = run_module(
+        "speed", "--rounds", 1, "--steps", 20, "--at-once", 1, 2, "--episodes", 2, "--out", file
+    )
     assert done.returncode == 0, done.stderr
     envs = json.loads(file.read_text())["envs"]
     assert list(envs) == ["KomoPush-v0", "KomoShelf-v0"]
@@ -180,6 +182,9 @@ def test_speed_measures_every_mode_and_the_experts_of_both_tasks(tmp_path):
             assert (numbers["rendering_ms"] > 0) == (mode != "state")
             assert numbers["overhead_ms"] > 0
             assert numbers["steps_per_second"] == pytest.approx(1000 / numbers["step_ms"])
+        for numbers in speed["vectors"].values():
+            assert list(numbers) == ["1", "2"]
+            assert all(numbers[number][kind] > 0 for number in "12" for kind in ("sync", "async"))
         expert = speed["expert"]
         assert 1 < expert["first_plan_ms"] <= expert["first_plan_ms_95"]
         assert expert["first_plan_ms"] <= expert["planning_ms"] + 1e-9

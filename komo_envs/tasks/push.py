@@ -111,7 +111,7 @@ class Push(Task):
     | ---------- | ----------------------------------------------------- |
     | `distance` | -2.5 times the puck's distance from its target, m     |
     | `reach`    | 0 with the tip at the puck, down to -0.25 far from it |
-    | `success`  | 1 on success                                          |
+    | `success`  | -1 without success, 0 with it                         |
 
     ## Privileged state
     Of the puck: position (3), axis (3; (0, 0, 1) when it lies flat), linear (3) and angular
@@ -345,10 +345,13 @@ class Push(Task):
         return near & (achieved[..., 2] > 0.5)
 
     def goal_reward_terms(self, achieved: Array, desired: Array) -> dict[str, Array]:
-        """``distance``: -1 at 40 cm, 0 on the target. ``success``: 1."""
+        """``distance``: -1 at 40 cm, 0 on the target. ``success``: -1 without it.
+
+        No term is positive, or it would pay to put off the end that success brings.
+        """
         return {
             "distance": -2.5 * self.distance(achieved, desired),
-            "success": self.is_success(achieved, desired).astype(float),
+            "success": self.is_success(achieved, desired) - np.float64(1),
         }
 
     def other_reward_terms(self, scene: Scene, state: WorldState, tool: Array) -> dict[str, float]:

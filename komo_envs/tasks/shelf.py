@@ -203,7 +203,7 @@ class Shelf(Task):
     | `distance` | -5 times what is left to the goal, m                               |
     | `reach`    | 0 with the hook behind the cuboid, down to -0.25 far from it       |
     | `upright`  | -0.5 when the cuboid has fallen over                               |
-    | `success`  | 1 on success                                                       |
+    | `success`  | -1 without success, 0 with it                                      |
 
     ## Privileged state
     Of the cuboid: position (3), x and z axis (6), linear (3) and angular velocity (3), then its
@@ -423,10 +423,13 @@ class Shelf(Task):
         return near & (achieved[..., 2] > 0.5)
 
     def goal_reward_terms(self, achieved: Array, desired: Array) -> dict[str, Array]:
-        """``distance``: -1 at 20 cm, 0 when out. ``success``: 1."""
+        """``distance``: -1 at 20 cm, 0 when out. ``success``: -1 without it.
+
+        No term is positive, or it would pay to put off the end that success brings.
+        """
         return {
             "distance": -5.0 * self.distance(achieved, desired),
-            "success": self.is_success(achieved, desired).astype(float),
+            "success": self.is_success(achieved, desired) - np.float64(1),
         }
 
     def other_reward_terms(self, scene: Scene, state: WorldState, tool: Array) -> dict[str, float]:

@@ -1,0 +1,287 @@
+"""A learner by reinforcement, of Stable-Baselines3: how it is made, saved and gone on with."""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from sb3_contrib import TQC
+from stable_baselines3 import PPO, SAC, HerReplayBuffer
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+import komo_envs  # noqa: F401  (registers the environments)
+from experts.demos import Demo, DemoFile
+from komo_envs.suite import TRAIN
+from komo_envs.tools.files import replacing
+
+AlgorithmName = Literal["sac", "tqc", "ppo"]
+RewardMode = Literal["sparse", "dense"]
+
+ENV_OPTIONS: dict[str, Any] = {"obs_mode": "state", "control_mode": "ee_delta"}
+"""Of ``gym.make``: what such a policy sees and does."""
+
+_OFF_POLICY: dict[str, Any] = {
+    "learning_rate": 7e-4,
+    "batch_size": 256,
+    "gamma": 0.97,  # an episode that goes well has 30 to 60 steps
+    "tau": 0.02,
+    "policy_kwargs": {"net_arch": [256, 256]},
+}
+_PPO: dict[str, Any] = {
+    "learning_rate": 3e-4,
+    "n_steps": 512,
+    "batch_size": 256,
+    "n_epochs": 10,
+    "gamma": 0.98,
+    "policy_kwargs": {"net_arch": [256, 256], "log_std_init": -0.5},
+}
+SETTINGS: dict[AlgorithmName, dict[str, Any]] = {
+    "sac": _OFF_POLICY,
+    "tqc": {**_OFF_POLICY, "top_quantiles_to_drop_per_net": 2},
+    "ppo": _PPO,
+}
+"""What an algorithm is made with; what is not here is as in its library."""
+ENVS_AT_ONCE: dict[AlgorithmName, int] = {"sac": 1, "tqc": 1, "ppo": 8}
+RANDOM_STEPS = 2000
+"""Of an algorithm with a memory that is empty, before it learns."""
+
+
+class Setting(NamedTuple):
+    """What is learned, and how."""
+
+    env_id: str
+    algorithm: AlgorithmName
+    her: bool
+    reward_mode: RewardMode
+    steps: int
+    """Of the environment, in all."""
+    seed: int
+
+
+@dataclass
+class Progress:
+    """What a training remembers besides its model."""
+
+    stretch: int = 0
+    """How many stretches are done: between two of them it is saved."""
+    seconds: float = 0.0
+    """Spent so far."""
+    best: int = -1
+    """Validation episodes that the best policy so far solves."""
+    best_step: int = 0
+    """Of that policy."""
+    rows: list[dict[str, float]] = field(default_factory=list)
+    """Of the curves."""
+
+
+class TrainingScenes(gym.Wrapper[Any, Any, Any, Any]):
+    """Draws an episode's scene from the training seeds, whatever seed a library asks for.
+
+    Args:
+        env: To draw for.
+        seed: Of the training.
+        number: Of the env, of those that run at once.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], seed: int, number: int) -> None:
+        super().__init__(env)
+        self._key = seed, number
+        self.begin(0)
+
+    def begin(self, stretch: int) -> None:
+        """What follows depends on the number of the stretch, not on what was before."""
+        self._rng = np.random.default_rng([*self._key, stretch])
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        drawn = int(self._rng.integers(TRAIN.start, TRAIN.stop))
+        return self.env.reset(seed=drawn, options=options)
+
+
+class Differences(BaseFeaturesExtractor):
+    """The observation, and the ways from tool to object and from object to goal, in decimetres.
+
+    They are centimetres, and small beside the places that they are differences of.
+
+    Args:
+        observation_space: With ``obs_mode="state"``.
+        tool: Where the tool's position is in the observation.
+        thing: Where the object's is.
+    """
+
+    def __init__(self, observation_space: gym.spaces.Dict, tool: int, thing: int) -> None:
+        sizes = [space.shape[0] for space in observation_space.values() if space.shape]
+        goal = observation_space["desired_goal"].shape
+        assert goal is not None
+        super().__init__(observation_space, sum(sizes) + 3 + goal[0] - 1)
+        self._tool, self._thing = slice(tool, tool + 3), slice(thing, thing + 3)
+
+    def forward(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(B, F) of a batch of observations."""
+        seen, achieved, desired = (
+            observations[key] for key in ("observation", "achieved_goal", "desired_goal")
+        )
+        to_object = seen[:, self._thing] - seen[:, self._tool]
+        to_goal = (desired - achieved)[:, :-1]  # the last number says whether it is at rest
+        return torch.cat([seen, achieved, desired, 10 * to_object, 10 * to_goal], dim=1)
+
+
+def make_envs(setting: Setting) -> VecEnv:
+    """The environments that it learns in."""
+
+    def one(number: int) -> gym.Env[Any, Any]:
+        env = gym.make(
+            setting.env_id,
+            disable_env_checker=True,
+            reward_mode=setting.reward_mode,
+            **ENV_OPTIONS,
+        )
+        return Monitor(TrainingScenes(env, setting.seed, number))
+
+    count = ENVS_AT_ONCE[setting.algorithm]
+    envs: VecEnv = DummyVecEnv([functools.partial(one, number) for number in range(count)])
+    if setting.algorithm == "ppo":
+        envs = VecNormalize(envs, norm_obs=False, gamma=SETTINGS["ppo"]["gamma"])
+    return envs
+
+
+def make_model(
+    setting: Setting, envs: VecEnv, demos: Path | None, episodes: int | None
+) -> BaseAlgorithm:
+    """A model that has learned nothing, and remembers demonstrations, if there are any.
+
+    Args:
+        setting: What it is to learn.
+        envs: As ``make_envs`` makes them.
+        demos: A file of demonstrations, of the same environment.
+        episodes: How many of them to use, the first ones; all if None.
+
+    Raises:
+        ValueError: The demonstrations cannot be used.
+    """
+    options = dict(SETTINGS[setting.algorithm])
+    ends = envs.action_space.shape
+    assert ends is not None
+    # q and its command, the end-effector and its command, then the joints' velocities.
+    where = {"tool": 14, "thing": 14 + 2 * ends[0] + 7}
+    options["policy_kwargs"] = {
+        **options["policy_kwargs"],
+        "features_extractor_class": Differences,
+        "features_extractor_kwargs": where,
+    }
+    if setting.algorithm == "ppo":
+        return PPO("MultiInputPolicy", envs, seed=setting.seed, device="cpu", **options)
+    if setting.her:
+        options["replay_buffer_class"] = HerReplayBuffer
+        # Dense rewards have terms that are no matter of goals, which the info keeps.
+        options["replay_buffer_kwargs"] = {"copy_info_dict": setting.reward_mode == "dense"}
+    remembered = _transitions(setting, demos, episodes) if demos else []
+    model = {"sac": SAC, "tqc": TQC}[setting.algorithm](
+        "MultiInputPolicy",
+        envs,
+        seed=setting.seed,
+        device="cpu",
+        learning_starts=0 if remembered else RANDOM_STEPS,
+        buffer_size=setting.steps + len(remembered),
+        **options,
+    )
+    assert model.replay_buffer is not None
+    for transition in remembered:
+        model.replay_buffer.add(*transition)
+    return model
+
+
+def _transitions(setting: Setting, path: Path, episodes: int | None) -> list[tuple[Any, ...]]:
+    """Demonstrations, the first ones, acted out again: what they are with other observations and
+    rewards, as a memory takes them.
+
+    Raises:
+        ValueError: The file cannot be used, or an episode goes otherwise than it did.
+    """
+    found: list[tuple[Any, ...]] = []
+    options: dict[str, Any] = {"reward_mode": setting.reward_mode, **ENV_OPTIONS}
+    env = gym.make(setting.env_id, disable_env_checker=True, **options)
+    try:
+        with DemoFile(path) as file:
+            for index in range(len(file) if episodes is None else episodes):
+                demo = file[index]
+                found += _acted_out(env, demo)
+                if not found[-1][-2].all():
+                    raise ValueError(f"{path}: demonstration {index} goes otherwise here")
+    finally:
+        env.close()
+    return found
+
+
+def _acted_out(env: gym.Env[Any, Any], demo: Demo) -> Iterator[tuple[Any, ...]]:
+    """Observation before and after, action, reward, whether it is over, and info, of each step."""
+    before, _ = env.reset(seed=demo.seed, options={"scene": demo.scene})
+    for action in demo.actions["ee_delta"]:
+        after, reward, terminated, truncated, info = env.step(action)
+        over = terminated or truncated
+        info["TimeLimit.truncated"] = truncated and not terminated
+        seen = ({key: value[None] for key, value in each.items()} for each in (before, after))
+        yield *seen, action[None], np.array([float(reward)]), np.array([over]), [info]
+        if over:
+            return
+        before = after
+
+
+def save(model: Any, progress: Progress, path: Path) -> None:
+    """Write all that going on takes.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    weights = io.BytesIO()
+    model.save(weights)
+    envs = model.get_vec_normalize_env()
+    state = {
+        "model": weights.getvalue(),
+        "memory": getattr(model, "replay_buffer", None),
+        "returns": (envs.ret_rms, envs.returns) if envs else None,
+        "random": (np.random.get_state(), torch.get_rng_state()),  # noqa: NPY002 - the library's
+        "progress": progress,
+    }
+    with replacing(path) as scratch, scratch.open("wb") as file:
+        pickle.dump(state, file, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def restore(setting: Setting, envs: VecEnv, path: Path) -> tuple[BaseAlgorithm, Progress]:
+    """Go on where ``save`` was. The file is one's own: it is a pickle, and runs code.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    kind: Any = {"sac": SAC, "tqc": TQC, "ppo": PPO}[setting.algorithm]
+    try:
+        with path.open("rb") as file:
+            state = pickle.load(file)
+        model = kind.load(io.BytesIO(state["model"]), envs, device="cpu")
+        memory: BaseBuffer | None = state["memory"]
+        if memory is not None:
+            model.replay_buffer = memory
+            if isinstance(memory, HerReplayBuffer):
+                memory.set_env(envs)
+        if isinstance(envs, VecNormalize):
+            envs.ret_rms, envs.returns = state["returns"]
+        numbers, weights = state["random"]
+        np.random.set_state(numbers)  # noqa: NPY002
+        torch.set_rng_state(weights)
+        return model, state["progress"]
+    except Exception as error:  # of any kind, from pickle's depths
+        raise ValueError(f"{path}: cannot go on from here: {error}") from error

@@ -1,0 +1,175 @@
+"""Trainings of several seeds, side by side: a process of one thread each, and what one sees."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import queue
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from komo_envs.tools.cli import fail
+from komo_envs.tools.files import write_text
+from komo_envs.tools.workers import WorkerError, worker_environment
+
+SETUP = "setup.json"
+"""The file of a training's folder that says what it is."""
+
+
+class Job(Protocol):
+    """The training of one seed; it can be sent to another process."""
+
+    @property
+    def seed(self) -> int:
+        """Its own."""
+
+    @property
+    def steps(self) -> int:
+        """As many as it has."""
+
+    @property
+    def outcome(self) -> Path:
+        """The file that is there when it is done."""
+
+
+class Report(NamedTuple):
+    """What a training says of itself while it runs."""
+
+    seed: int
+    step: int
+    text: str
+
+
+def check_seeds(seeds: tuple[int, ...]) -> None:
+    """Refuse seeds that are none.
+
+    Raises:
+        ValueError: There are none, or two are the same, or one is negative.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds {seeds}: expected different seeds, at least one")
+    if min(seeds) < 0:
+        raise ValueError(f"--seeds {min(seeds)}: expected 0 or more")
+
+
+def check_setup(folder: Path, setup: Mapping[str, Any], outcome: Path) -> None:
+    """Find out whether a folder is new, or holds the same training; if new, say what it is.
+
+    Args:
+        folder: Of the training.
+        setup: What it is, in what JSON knows.
+        outcome: The file that is there when it is done.
+
+    Raises:
+        ValueError: It holds another.
+        OSError: It cannot be written to.
+    """
+    setup = json.loads(json.dumps(setup))
+    file = folder / SETUP
+    if not file.exists():
+        if outcome.exists():
+            raise ValueError(f"--out {folder}: holds a policy of another making")
+        write_text(file, json.dumps(setup))
+        return
+    try:
+        there = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--out {folder}: {file} is damaged: {error}") from error
+    for name, value in setup.items():
+        if there.get(name) != value:
+            raise ValueError(
+                f"--out {folder}: holds a training with other {name}: {there.get(name)} "
+                f"there, {value} here; choose another folder"
+            )
+
+
+def train_all(
+    jobs: list[Any], train: Callable[[Any, Callable[[int, str], None]], None], module: str
+) -> None:
+    """Train all that are not done yet, and show how they come along.
+
+    Args:
+        jobs: Of kind ``Job``.
+        train: ``train(job, report)``, a function of a module; ``report(step, text)`` is to be
+            called every now and then, with nothing as text if there is nothing to say.
+        module: Of the command, as its errors begin.
+
+    Raises:
+        WorkerError: One of them failed.
+    """
+    jobs = [job for job in jobs if not job.outcome.exists()]
+    context = multiprocessing.get_context("spawn")
+    reports: Any = context.Queue()
+    processes = {
+        job.seed: context.Process(target=_run, args=(job, train, module, reports)) for job in jobs
+    }
+    with worker_environment():
+        for process in processes.values():
+            process.start()
+    try:
+        with showing({job.seed: job.steps for job in jobs}) as show:
+            while any(process.is_alive() for process in processes.values()) or not reports.empty():
+                with contextlib.suppress(queue.Empty):
+                    show(reports.get(timeout=0.5))
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.join()
+    for job in jobs:
+        if not job.outcome.exists():
+            code = processes[job.seed].exitcode
+            raise WorkerError(f"the training of seed {job.seed} ended with code {code}")
+
+
+def _run(job: Any, train: Callable[..., None], module: str, reports: Any) -> None:
+    """The life of a training's process; it ends with the command, however that ends."""
+    parent = multiprocessing.parent_process()
+
+    def report(step: int, text: str) -> None:
+        if parent is not None and not parent.is_alive():
+            sys.exit(1)
+        if text:
+            reports.put(Report(job.seed, step, text))
+
+    try:
+        train(job, report)
+    except (ValueError, OSError) as error:
+        fail(module, f"seed {job.seed}: {error}", code=1)
+
+
+@contextlib.contextmanager
+def showing(totals: Mapping[int, int]) -> Iterator[Callable[[Report], None]]:
+    """A bar for each seed on a terminal; lines in a log file.
+
+    Args:
+        totals: Steps by seed.
+    """
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+    tasks = {seed: bars.add_task(f"seed {seed}", total=n, text="") for seed, n in totals.items()}
+    shown = dict.fromkeys(totals, 0)  # tenths of the steps, in lines
+
+    def show(report: Report) -> None:
+        bars.update(tasks[report.seed], completed=report.step, text=report.text)
+        total = totals[report.seed]
+        tenth, before = report.step * 10 // total, shown[report.seed]
+        shown[report.seed] = tenth
+        if bars.disable and (tenth > before or "validation" in report.text):
+            line = f"seed {report.seed}, step {report.step} of {total}: {report.text}"
+            print(line, file=sys.stderr, flush=True)
+
+    with bars:
+        yield show

@@ -1,0 +1,169 @@
+"""Reinforcement learning: the README's lines, the command, and what it does when it is killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from common import wait_for
+from conftest import PROJECT, Command, RunPython, run_module
+
+from experts.demos import DemoFile
+
+pytest.importorskip("sb3_contrib")
+from stable_baselines3.common.save_util import load_from_zip_file
+
+from policies import rl
+
+ENV = "KomoPush-v0"
+SMALL = ("--env", ENV, "--steps", 480, "--looks", 3, "--validation", 1)
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demos") / "push.h5"
+    words = ("--env", ENV, "--episodes", "3", "--image-size", "48", "--out", str(out))
+    subprocess.run(
+        [sys.executable, "-m", "experts.collect", *words], check=True, cwd=PROJECT, timeout=300
+    )
+    return out
+
+
+def train(*words: object) -> list[str]:
+    return [sys.executable, "-m", "policies.train_rl", *map(str, words)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    _, parameters, _ = load_from_zip_file(folder / "policy.zip", device="cpu")
+    return parameters["policy"]
+
+
+def test_the_lines_of_the_readme_learn(run_python: RunPython, tmp_path: Path) -> None:
+    readme = (PROJECT / "README.md").read_text()
+    [lines] = re.findall(r"```python\n(import gymnasium[^`]*?HerReplayBuffer[^`]*)```", readme)
+    assert lines.count("\n") <= 10
+    lines = lines.replace("300_000", "600").replace('"push.zip"', f'"{tmp_path}/push.zip"')
+    done = run_python(lines)
+    assert done.returncode == 0, done.stderr
+    model = ("--policy", tmp_path / "push.zip", "--trust-code")
+    done = run_module("run", *model, "--env", ENV, "--episodes", 1, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_was_killed_goes_on_and_ends_with_the_same_policy(demos: Path, tmp_path: Path) -> None:
+    words = (*SMALL, "--her", "--demos", demos)
+    subprocess.run(train(*words, "--out", tmp_path / "calm"), check=True, cwd=PROJECT)
+    killed = subprocess.Popen(
+        train(*words, "--out", tmp_path / "killed"), cwd=PROJECT, stderr=subprocess.DEVNULL
+    )
+    folder = tmp_path / "killed" / "seed0"
+    wait_for((folder / "state.pkl").exists)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (folder / "training.json").exists()
+    done = subprocess.run(
+        train(*words, "--out", tmp_path / "killed"),
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "step 160 of 480" not in done.stderr, "it goes on, and does not begin anew"
+    calm, there = weights(tmp_path / "calm" / "seed0"), weights(folder)
+    assert calm.keys() == there.keys()
+    assert all(torch.equal(calm[name], there[name]) for name in calm)
+    said = json.loads((folder / "training.json").read_text())
+    assert (said["step"], said["demonstrations"]["used"]) == (480, 3)
+    assert not (folder / "state.pkl").exists()
+    assert (folder / "curves.png").stat().st_size > 10_000
+    # It is done, and says so again.
+    again = subprocess.run(
+        train(*words, "--out", tmp_path / "killed"),
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 0
+    assert again.stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    "words", [("--algo", "ppo"), ("--algo", "tqc", "--her", "--reward", "dense")]
+)
+def test_any_algorithm_learns_on_any_task_and_is_scored(
+    words: tuple[str, ...], tmp_path: Path, command: Command
+) -> None:
+    task = ("--env", "KomoShelf-v0", "--steps", 200, "--looks", 1, "--validation", 1)
+    done = command("policies.train_rl", *task, *words, "--seeds", 0, 1, "--out", tmp_path / "rl")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("of 1 validation episodes") == 2
+    policies = [tmp_path / "rl" / f"seed{seed}" / "policy.zip" for seed in (0, 1)]
+    model = ("--policy", policies[1], "--trust-code", "--env", "KomoShelf-v0", "--episodes", 1)
+    done = run_module("run", *model, "--no-report", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["policy"]["privileged"]
+    assert policies[0].read_bytes() != policies[1].read_bytes()
+
+
+def test_a_memory_holds_what_the_expert_did(demos: Path) -> None:
+    setting = rl.Setting(ENV, "sac", True, "sparse", 1000, 0)
+    envs = rl.make_envs(setting)
+    memory: Any = rl.make_model(setting, envs, demos, 2).replay_buffer
+    with DemoFile(demos) as file:
+        both = [file[index] for index in range(2)]
+    count = sum(map(len, both))
+    assert memory.pos == count
+    rewards = np.concatenate([demo.rewards for demo in both])
+    assert np.array_equal(memory.rewards[:count, 0], rewards)
+    goals = np.concatenate([demo.obs["goal"][:-1] for demo in both])
+    assert np.array_equal(memory.observations["desired_goal"][:count, 0, :2], goals)
+    proprioception = np.concatenate([demo.obs["agent_pos"][1:] for demo in both])
+    assert np.array_equal(memory.next_observations["observation"][:count, 0, :20], proprioception)
+    envs.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--env", "KomoPull-v0"), "KomoPull-v0: no such environment"),
+        (("--algo", "ppo", "--her"), "--her: ppo has no memory; expected sac or tqc"),
+        (("--algo", "dqn"), "--algo: invalid choice 'dqn'"),
+        (("--steps", 0), "--steps 0: expected 1 to"),
+        (("--looks", 0), "--looks 0: expected 1 to 480"),
+        (("--seeds", 1, 1), "--seeds (1, 1): expected different seeds"),
+        (("--demos", "none.h5"), "none.h5: expected a file of demonstrations; there is none"),
+        (("--demos", "DEMOS", "--env", "KomoShelf-v0"), "is of KomoPush-v0; expected KomoShelf-v0"),
+        (("--demos", "DEMOS", "--episodes", 4), "--episodes 4: "),
+        (("--her",), "holds a training with other her: False there, True here"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    words: tuple[object, ...], why: str, demos: Path, tmp_path: Path, command: Command
+) -> None:
+    if words == ("--her",):
+        folder = tmp_path / "out" / "seed0"
+        folder.mkdir(parents=True)
+        (folder / "setup.json").write_text('{"her": false, "env_id": "KomoPush-v0"}')
+    given = {**dict(zip(SMALL[::2], SMALL[1::2], strict=True)), "--out": tmp_path / "out"}
+    extra = [str(demos) if word == "DEMOS" else word for word in words]
+    if "--env" in extra:
+        del given["--env"]
+    for option in ("--steps", "--looks"):
+        if option in extra:
+            del given[option]
+    named = [part for pair in given.items() for part in pair]
+    done = command("policies.train_rl", *named, *extra)
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1
