@@ -99,9 +99,10 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     ## Episode End
     The episode terminates when success has held for half a second, and is truncated after the
     id's time limit. ``info``, of reset and of every step, has ``is_success``, ``distance`` (m),
-    ``reward_terms``, ``scene`` (the episode's scene, as ``reset`` takes it), ``tracking_error``
-    (the largest distance of a joint from its last command, rad) and ``delay`` (from the last
-    observation to the action that followed, s; 0 in simulation, which waits for it).
+    ``reward_terms``, ``scene`` (the episode's scene, as ``reset`` takes it), ``tool`` (where the
+    tool is, (3,), m), ``tracking_error`` (the largest distance of a joint from its last command,
+    rad) and ``delay`` (from the last observation to the action that followed, s; 0 in simulation,
+    which waits for it).
 
     ## Arguments
     See ``__init__``, and the fields of the task's class; all are keyword arguments of
@@ -421,13 +422,15 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         if self.reward_mode == "sparse":
             reward = self.task.is_success(achieved_goal, desired_goal) - np.float64(1)
         else:
-            goal_terms = self.task.goal_reward_terms(achieved_goal, desired_goal)
             infos = [info] if isinstance(info, Mapping) else info
-            if not all("reward_terms" in i for i in infos):
+            if not all("reward_terms" in i and "tool" in i for i in infos):
                 raise ValueError(
                     "info: expected the infos of the steps, for the terms of the dense reward; "
                     "Stable-Baselines3 gives them with HerReplayBuffer(copy_info_dict=True)"
                 )
+            tool = np.array([i["tool"] for i in infos])
+            tool = tool[0] if isinstance(info, Mapping) else tool
+            goal_terms = self.task.goal_reward_terms(achieved_goal, desired_goal, tool)
             others = [
                 sum(value for name, value in i["reward_terms"].items() if name not in goal_terms)
                 for i in infos
@@ -438,27 +441,29 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
 
     def _evaluate(self) -> tuple[Observation, float, dict[str, Any]]:
         """Observation, reward and info of the present state."""
+        tool = self.controller.kinematics.tool_pose(self.state.q)[:3]
         if self._live is not None and self._live.unseen(self.bodies):
-            return self.observe(self.obs_mode), -1.0, self._info(False, math.nan, {})
+            return self.observe(self.obs_mode), -1.0, self._info(tool, False, math.nan, {})
         achieved = self.task.achieved_goal(self.scene, self.state)
         desired = self.task.desired_goal(self.scene)
         terms: dict[str, Any] = {
-            **self.task.goal_reward_terms(achieved, desired),
-            **self.task.other_reward_terms(
-                self.scene, self.state, self.controller.kinematics.tool_pose(self.state.q)[:3]
-            ),
+            **self.task.goal_reward_terms(achieved, desired, tool),
+            **self.task.other_reward_terms(self.scene, self.state, tool),
         }
         success = bool(self.task.is_success(achieved, desired))
-        info = self._info(success, float(self.task.distance(achieved, desired)), terms)
+        info = self._info(tool, success, float(self.task.distance(achieved, desired)), terms)
         reward = self._compute_reward(achieved, desired, info)
         return self.observe(self.obs_mode), reward, info
 
-    def _info(self, success: bool, distance: float, terms: Mapping[str, Any]) -> dict[str, Any]:
+    def _info(
+        self, tool: Array, success: bool, distance: float, terms: Mapping[str, Any]
+    ) -> dict[str, Any]:
         return {
             "is_success": success,
             "distance": distance,
             "reward_terms": {name: float(value) for name, value in terms.items()},
             "scene": copy.deepcopy(self.scene),
+            "tool": tool,
             "tracking_error": float(np.abs(self.state.q - self.controller.command).max()),
             "delay": self.state.delay,
         }

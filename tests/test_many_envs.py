@@ -71,7 +71,7 @@ print("once")
     assert (done.returncode, done.stdout, done.stderr) == (0, "once\n", "")
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
 def test_workers_of_an_async_vector_env_match(context: str, run_python: RunPython) -> None:
     script = """
 import sys
@@ -94,6 +94,69 @@ if __name__ == "__main__":
     print("fine")
 """
     done = run_python(script, context, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_of_stable_baselines_match(method: str, run_python: RunPython) -> None:
+    pytest.importorskip("stable_baselines3")
+    script = """
+import sys
+import gymnasium as gym, komo_envs
+from common import digest
+from stable_baselines3.common.vec_env import SubprocVecEnv
+
+def make():
+    return gym.make("KomoShelf-v0")
+
+if __name__ == "__main__":
+    here = make()
+    expected = digest(here.reset(seed=31)[0])
+    vector = SubprocVecEnv([make] * 2, start_method=sys.argv[1])
+    vector.seed(30)
+    observations = vector.reset()
+    assert digest({k: v[1] for k, v in observations.items()}) == expected
+    goals = observations["achieved_goal"], observations["desired_goal"]
+    rewards = vector.env_method("compute_reward", *goals, [{}, {}], indices=[0])[0]
+    assert rewards.tolist() == [-1.0, -1.0]
+    for _ in range(5):
+        vector.step([vector.action_space.sample() for _ in range(2)])
+    vector.close()
+    here.step(here.action_space.sample())
+    print("fine")
+"""
+    done = run_python(script, method, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_vector_env_by_name_stacks_frames(mode: str, run_python: RunPython) -> None:
+    script = """
+import sys
+import gymnasium as gym, komo_envs, numpy as np
+from common import digest
+
+def stack(env):
+    return gym.wrappers.FrameStackObservation(env, 3)
+
+if __name__ == "__main__":
+    vector = gym.make_vec(
+        "KomoPush-v0", 2, vectorization_mode=sys.argv[1], wrappers=[stack], obs_mode="rgb",
+        image_size=32,
+    )
+    observations, _ = vector.reset(seed=30)
+    assert observations["pixels"].shape == (2, 3, 32, 32, 3)
+    alone = stack(gym.make("KomoPush-v0", obs_mode="rgb", image_size=32))
+    alone.reset(seed=31)
+    for _ in range(4):
+        actions = vector.action_space.sample()
+        observations, *_ = vector.step(actions)
+        expected, *_ = alone.step(actions[1])
+        assert digest({k: v[1] for k, v in observations.items()}) == digest(expected)
+    vector.close()
+    print("fine")
+"""
+    done = run_python(script, mode, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
 
 

@@ -124,8 +124,10 @@ class Task(Protocol):
     def is_success(self, achieved: Array, desired: Array) -> Mask:
         """Whether the goal is reached; bool of shape (...)."""
 
-    def goal_reward_terms(self, achieved: Array, desired: Array) -> dict[str, Array]:
-        """Scaled terms of the dense reward that depend on the goals alone; shapes (...)."""
+    def goal_reward_terms(self, achieved: Array, desired: Array, tool: Array) -> dict[str, Array]:
+        """Scaled terms of the dense reward that depend on goals (..., G), and perhaps on the tool's
+        position (..., 3) too; shapes (...).
+        """
 
     def other_reward_terms(self, scene: Scene, state: WorldState, tool: Array) -> dict[str, float]:
         """The other scaled terms, from the world's state and the tool's position (3,)."""

@@ -110,7 +110,7 @@ class Push(Task):
     | term       | value                                                 |
     | ---------- | ----------------------------------------------------- |
     | `distance` | -2.5 times the puck's distance from its target, m     |
-    | `reach`    | 0 with the tip at the puck, down to -0.25 far from it |
+    | `reach`    | 0 with the tip behind the puck, down to -0.5 far away |
     | `success`  | -1 without success, 0 with it                         |
 
     ## Privileged state
@@ -344,20 +344,26 @@ class Push(Task):
         near = self.distance(achieved, desired) <= self.success_radius
         return near & (achieved[..., 2] > 0.5)
 
-    def goal_reward_terms(self, achieved: Array, desired: Array) -> dict[str, Array]:
-        """``distance``: -1 at 40 cm, 0 on the target. ``success``: -1 without it.
+    def goal_reward_terms(self, achieved: Array, desired: Array, tool: Array) -> dict[str, Array]:
+        """``distance``: -1 at 40 cm, 0 on the target. ``success``: -1 without it. ``reach``: at
+        most 0.5 less the farther the tip is from where the puck is to be pushed from.
 
-        No term is positive, or it would pay to put off the end that success brings.
+        No term is positive, or it would pay to put off the end that success brings. And it would
+        pay to stay beside the puck, wherever, if the tip were only drawn to it.
         """
+        distance = self.distance(achieved, desired)
+        way = (desired - achieved)[..., :2] / np.maximum(distance, 1e-6)[..., None]
+        behind = achieved[..., :2] - way * (PUCK_RADIUS + STICK_RADIUS)
+        gap = np.hypot(
+            np.linalg.norm(tool[..., :2] - behind, axis=-1),
+            np.maximum(tool[..., 2] - TABLE_TOP - PUCK_HEIGHT, 0.0),
+        )
+        far = distance > self.success_radius  # nearer, there is no way to speak of
         return {
-            "distance": -2.5 * self.distance(achieved, desired),
+            "distance": -2.5 * distance,
             "success": self.is_success(achieved, desired) - np.float64(1),
+            "reach": -0.5 * np.tanh(5.0 * gap) * far,
         }
-
-    def other_reward_terms(self, scene: Scene, state: WorldState, tool: Array) -> dict[str, float]:
-        """``reach``: at most 0.25 less the farther the tip is from the puck."""
-        gap = float(np.linalg.norm(tool - state.body_poses[PUCK, :3])) - puck_radius(scene)
-        return {"reach": -0.25 * float(np.tanh(5.0 * max(gap, 0.0)))}
 
     def _most_obstacles(self) -> int:
         return 0 if self.obstacles is None else self.obstacles[1]

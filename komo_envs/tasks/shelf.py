@@ -422,7 +422,7 @@ class Shelf(Task):
         near = self.distance(achieved, desired) <= (self.success_radius or 0.0)
         return near & (achieved[..., 2] > 0.5)
 
-    def goal_reward_terms(self, achieved: Array, desired: Array) -> dict[str, Array]:
+    def goal_reward_terms(self, achieved: Array, desired: Array, tool: Array) -> dict[str, Array]:
         """``distance``: -1 at 20 cm, 0 when out. ``success``: -1 without it.
 
         No term is positive, or it would pay to put off the end that success brings.
