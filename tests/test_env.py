@@ -301,6 +301,9 @@ def test_compute_reward_equals_steps_in_every_env(env_id: str, reward_mode: str)
     else:
         for _, reward, _, _, info in steps:
             assert reward == pytest.approx(sum(info["reward_terms"].values()))
+            # What earned something would be done for ever, in place of ending with success.
+            assert max(info["reward_terms"].values()) <= 0
+        assert steps[-1][1] > steps[0][1] + 1
     env.close()
 
 
@@ -345,6 +348,24 @@ def test_pushing_by_hand_succeeds_and_ends_after_half_a_second() -> None:
     assert info["distance"] < 0.02
     assert successes[-5:] == [True] * 5
     assert sum(successes) == 5
+    env.close()
+
+
+def test_dense_rewards_draw_the_tip_behind_the_puck() -> None:
+    env = gym.make("KomoPush-v0", reward_mode="dense")
+    env.reset(seed=0, options={"scene": {"puck": [0.0, 0.32], "target": [0.0, 0.42]}})
+    ways = {"behind": [(0.0, 0.25, 0.72), (0.0, 0.26, 0.66)]}
+    ways["over"] = [(0.0, 0.26, 0.72), (0.0, 0.32, 0.72)]
+    ways["before"] = [(0.0, 0.39, 0.72), (0.0, 0.385, 0.66)]
+    reached, rewards = {}, {}
+    for place, way in ways.items():
+        for tip in [tip for tip in way for _ in range(4)]:
+            _, rewards[place], *_, info = env.step(np.array(tip, dtype=np.float32))
+        reached[place] = info["reward_terms"]["reach"]
+        assert abs(info["distance"] - 0.10) < 0.005, "the puck is where it was"
+    assert reached["behind"] > -0.03
+    assert reached["before"] < reached["over"] < reached["behind"] - 0.1
+    assert rewards["behind"] == max(rewards.values())
     env.close()
 
 
