@@ -1,73 +1,58 @@
-"""A learner by reinforcement, of Stable-Baselines3: how it is made, saved and gone on with."""
+"""A learner by reinforcement, of Stable-Baselines3: made, trained, saved, and gone on with."""
 
 from __future__ import annotations
 
 import functools
 import io
+import json
+import math
 import pickle
-from collections.abc import Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from sb3_contrib import TQC
-from stable_baselines3 import PPO, SAC, HerReplayBuffer
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import BaseBuffer
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import komo_envs  # noqa: F401  (registers the environments)
 from experts.demos import Demo, DemoFile
-from komo_envs.suite import TRAIN
-from komo_envs.tools.files import replacing
+from komo_envs.suite import TRAIN, VALIDATION
+from komo_envs.tools import provenance
+from komo_envs.tools.files import replacing, write_text
+from policies.curves import Curves
+from policies.evaluate import successes
+from policies.foreign import SB3Policy
+from policies.rl_config import (
+    ENV_OPTIONS,
+    ENVS_AT_ONCE,
+    POLICY,
+    RANDOM_STEPS,
+    SETTINGS,
+    Job,
+    Setting,
+    setup_of,
+)
 
-AlgorithmName = Literal["sac", "tqc", "ppo"]
-RewardMode = Literal["sparse", "dense"]
+try:
+    from sb3_contrib import TQC
+    from stable_baselines3 import PPO, SAC, HerReplayBuffer
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.buffers import BaseBuffer
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.logger import KVWriter, Logger
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+except ImportError as error:
+    raise ImportError("this needs more packages: pip install '.[rl]'") from error
 
-ENV_OPTIONS: dict[str, Any] = {"obs_mode": "state", "control_mode": "ee_delta"}
-"""Of ``gym.make``: what such a policy sees and does."""
-
-_OFF_POLICY: dict[str, Any] = {
-    "learning_rate": 7e-4,
-    "batch_size": 256,
-    "gamma": 0.95,
-    "tau": 0.02,
-    "policy_kwargs": {"net_arch": [256, 256]},
-}
-_PPO: dict[str, Any] = {
-    "learning_rate": 3e-4,
-    "n_steps": 512,
-    "batch_size": 256,
-    "n_epochs": 10,
-    "gamma": 0.98,
-    "policy_kwargs": {"net_arch": [256, 256], "log_std_init": -0.5},
-}
-SETTINGS: dict[AlgorithmName, dict[str, Any]] = {
-    "sac": _OFF_POLICY,
-    "tqc": {**_OFF_POLICY, "top_quantiles_to_drop_per_net": 2},
-    "ppo": _PPO,
-}
-"""What an algorithm is made with; what is not here is as in its library."""
-ENVS_AT_ONCE: dict[AlgorithmName, int] = {"sac": 1, "tqc": 1, "ppo": 8}
-RANDOM_STEPS = 2000
-"""Of an algorithm with a memory that is empty, before it learns."""
-
-
-class Setting(NamedTuple):
-    """What is learned, and how."""
-
-    env_id: str
-    algorithm: AlgorithmName
-    her: bool
-    reward_mode: RewardMode
-    steps: int
-    """Of the environment, in all."""
-    seed: int
+SOURCES = ("komo_envs", "policies")
+REPORT_STEPS = 500
+"""Between two lines about a training."""
 
 
 @dataclass
@@ -292,3 +277,117 @@ def restore(setting: Setting, envs: VecEnv, path: Path) -> tuple[BaseAlgorithm, 
         return model, state["progress"]
     except Exception as error:  # of any kind, from pickle's depths
         raise ValueError(f"{path}: cannot go on from here: {error}") from error
+
+
+def train(job: Job, report: Callable[[int, str], None]) -> None:
+    """Train one seed, or go on with it, and keep the policy that does best on validation seeds.
+
+    Args:
+        job: What to train.
+        report: Is called now and then with the step, and a line about it.
+
+    Raises:
+        ValueError: The demonstrations, or what is to be gone on with, cannot be used.
+        OSError: A file cannot be written.
+    """
+    torch.set_num_threads(1)
+    setting, envs = job.setting, make_envs(job.setting)
+    started = time.monotonic()
+    if job.state.exists():
+        model, progress = restore(setting, envs, job.state)
+    else:
+        model, progress = make_model(setting, envs, job.demos, job.episodes), Progress()
+    started -= progress.seconds
+    curves = Curves(job.folder, progress.rows)
+    model.set_logger(Logger(str(job.folder), [_ToTensorBoard(curves)]))
+    each = math.ceil(setting.steps / job.looks)
+    while model.num_timesteps < setting.steps:
+        envs.env_method("begin", progress.stretch)
+        model.set_env(envs, force_reset=True)
+        left = min(each, setting.steps - model.num_timesteps)
+        model.learn(left, callback=_Reporting(report), reset_num_timesteps=False)
+        _end_episode(model)
+        count, step = validate(model, job), model.num_timesteps
+        trained = model.ep_success_buffer
+        values = {"validation success": count / job.validation}
+        if trained:
+            values["training success"] = sum(trained) / len(trained)
+        curves.add(step, values)
+        report(step, f"solves {count} of {job.validation} validation episodes")
+        if count >= progress.best:
+            progress.best, progress.best_step = count, step
+            with replacing(job.folder / POLICY) as scratch:
+                model.save(scratch)
+        progress.stretch += 1
+        progress.seconds = time.monotonic() - started
+        save(model, progress, job.state)
+    envs.close()
+    curves.draw(job.folder / "curves.png", job.name)
+    write_text(job.outcome, json.dumps(outcome(job, progress), indent=1) + "\n")
+    job.state.unlink()
+
+
+class _Reporting(BaseCallback):
+    """Says every now and then how it goes."""
+
+    def __init__(self, report: Callable[[int, str], None]) -> None:
+        super().__init__()
+        self._report, self._said = report, 0
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self._said + REPORT_STEPS:
+            self._said = self.num_timesteps
+            ended: list[bool] = [*(self.model.ep_success_buffer or ())]
+            text = f"{sum(ended)} of the last {len(ended)} episodes succeeded"
+            self._report(self.num_timesteps, text)
+        return True
+
+
+class _ToTensorBoard(KVWriter):
+    """What the library logs, beside our own curves."""
+
+    def __init__(self, curves: Curves) -> None:
+        self._curves = curves
+
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0
+    ) -> None:
+        numbers = {k: float(v) for k, v in key_values.items() if isinstance(v, float | int)}
+        self._curves.log(step, numbers)
+
+    def close(self) -> None:
+        pass
+
+
+def _end_episode(model: Any) -> None:
+    """What follows in the memory is another episode."""
+    memory = getattr(model, "replay_buffer", None)
+    if isinstance(memory, HerReplayBuffer):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it does what it is asked to
+            memory.truncate_last_trajectory()
+
+
+def validate(model: Any, job: Job) -> int:
+    """How many validation episodes the policy solves."""
+    env = gym.make(job.setting.env_id, disable_env_checker=True, **ENV_OPTIONS)
+    try:
+        policy = SB3Policy(model, ENV_OPTIONS)
+        return sum(successes(policy, env, VALIDATION[: job.validation]))
+    finally:
+        env.close()
+
+
+def outcome(job: Job, progress: Progress) -> dict[str, Any]:
+    """What is said of the policy: how it came about."""
+    commit = provenance.commit()
+    return {
+        "name": job.name,
+        **setup_of(job),
+        "step": progress.best_step,
+        "solved": progress.best,
+        "minutes": round(progress.seconds / 60, 1),
+        "machine": provenance.machine(),
+        "versions": provenance.versions([job.setting.env_id], SOURCES),
+        "commit": commit[0] if commit else None,
+    }
