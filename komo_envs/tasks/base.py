@@ -110,7 +110,7 @@ class Task(Protocol):
         """Whether the arm may be there: tool pose (7,) and link poses (11, 7)."""
 
     def privileged(self, scene: Scene, state: WorldState) -> Array:
-        """What only the simulator knows, as float64 (P,): first of all the object's position (3,)."""
+        """What only the simulator knows, as float64 (P,): first the object's position (3,)."""
 
     def achieved_goal(self, scene: Scene, state: WorldState) -> Array:
         """What has been reached, float32 (G,)."""
