@@ -139,7 +139,7 @@ def test_a_memory_holds_what_the_expert_did(demos: Path) -> None:
     [
         (("--env", "KomoPull-v0"), "KomoPull-v0: no such environment"),
         (("--algo", "ppo", "--her"), "--her: ppo has no memory; expected sac or tqc"),
-        (("--algo", "dqn"), "--algo: invalid choice 'dqn'"),
+        (("--algo", "dqn"), "invalid choice 'dqn' for argument '--algo'"),
         (("--steps", 0), "--steps 0: expected 1 to"),
         (("--looks", 0), "--looks 0: expected 1 to 240"),
         (("--seeds", 1, 1), "--seeds (1, 1): expected different seeds"),
@@ -155,7 +155,8 @@ def test_what_is_wrong_is_one_line(
     if words == ("--her",):
         folder = tmp_path / "out" / "seed0"
         folder.mkdir(parents=True)
-        (folder / "setup.json").write_text('{"her": false, "env_id": "KomoPush-v0"}')
+        there = {"env_id": ENV, "algorithm": "sac", "her": False}
+        (folder / "setup.json").write_text(json.dumps(there))
     given = {**dict(zip(SMALL[::2], SMALL[1::2], strict=True)), "--out": tmp_path / "out"}
     extra = [str(demos) if word == "DEMOS" else word for word in words]
     if "--env" in extra:
