@@ -73,7 +73,13 @@ class Player:
         self._trust_code = trust_code
         self._env_id: str | None = None
         self._env: Env | None = None
+        self._made_with: dict[str, Any] | None = None
         self._policy: Policy | None = None
+
+    def act_with(self, policy: str) -> None:
+        """Let another policy act, in the same environment if it asks for the same options."""
+        if policy != self._spec:
+            self._spec, self._policy = policy, None
 
     def play(self, env_id: str, seed: int, film: bool = False) -> Episode:
         """Play one episode, and film it if asked to.
@@ -137,13 +143,14 @@ class Player:
         if env_id != self._env_id:
             self.close()
         if self._policy is None:
-            self._policy = load_policy(self._spec, env_id, self._trust_code)
-            if self._env is None:
-                options = {**self._options, **env_options_of(self._policy)}
+            self._policy = policy = load_policy(self._spec, env_id, self._trust_code)
+            options = {**self._options, **env_options_of(policy)}
+            if options != self._made_with:
+                self.close()
                 self._env = gym.make(
                     env_id, render_mode="rgb_array", disable_env_checker=True, **options
                 )
-                self._env_id = env_id
+                self._policy, self._env_id, self._made_with = policy, env_id, options
             if getattr(self._policy, "privileged", False) and hasattr(self._policy, "attach"):
                 self._policy.attach(self._env)
         assert self._env is not None
@@ -154,7 +161,7 @@ class Player:
         if self._env is not None:
             with contextlib.suppress(Exception):  # it may be what has just raised
                 self._env.close()
-        self._env = self._policy = self._env_id = None
+        self._env = self._policy = self._env_id = self._made_with = None
 
 
 def _told(env: Env) -> bool | None:

@@ -131,8 +131,12 @@ def _rest(log: EpisodeLog) -> str:
     )
 
 
-def prepare(arguments: Arguments) -> tuple[EpisodeLog, Cluster | None]:
+def prepare(arguments: Arguments, module: str = MODULE) -> tuple[EpisodeLog, Cluster | None]:
     """Check everything, then begin a run or find the one to go on with.
+
+    Args:
+        arguments: Of the run.
+        module: Of the command.
 
     Returns:
         Its log, and the cluster that it is played on, if it is not on this machine.
@@ -184,7 +188,7 @@ def prepare(arguments: Arguments) -> tuple[EpisodeLog, Cluster | None]:
         commit=Commit(*commit) if commit else None,
         machine=provenance.machine(),
         date=now.isoformat(timespec="seconds"),
-        command=_command(),
+        command=_command(module),
         episode_seconds=arguments.episode_seconds,
         memory_gib=arguments.memory_gib,
     )
@@ -216,9 +220,9 @@ def facts(policy: str, envs: tuple[str, ...], trust_code: bool) -> dict[str, str
     return {**provenance.versions(envs, SOURCES), f"policy {policy}": identity.sha256}
 
 
-def _command() -> str:
+def _command(module: str) -> str:
     """The command line, without the name of the folder, which may name a user or a host."""
-    words = ["python", "-m", MODULE, *sys.argv[1:]]
+    words = ["python", "-m", module, *sys.argv[1:]]
     for index, (before, word) in enumerate(pairwise(words), start=1):
         if before == "--out":
             words[index] = "DIR"

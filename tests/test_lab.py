@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 import komo_envs  # noqa: F401 - registers the ids
+from benchmark.blind import order
 from experts.demos import DemoFile
 from komo_envs.lab import Lab, LabCamera, Marker, load_lab
 from komo_envs.lab.live import Live
@@ -256,9 +257,9 @@ def test_a_lost_camera_stops_it(tmp_path: Path) -> None:
     env.close()
 
 
-def run(answers: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run(answers: str, *arguments: object, module: str = "run") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "benchmark.run", *map(str, arguments)],
+        [sys.executable, "-m", f"benchmark.{module}", *map(str, arguments)],
         input=answers,
         capture_output=True,
         text=True,
@@ -293,6 +294,31 @@ def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
     done = run("", *common, *mine, "--lab", blind, "--out", tmp_path / "nobody")
     assert done.returncode == 1
     assert "the operator is asked at the terminal, and there is none" in done.stderr
+
+
+def test_two_policies_take_turns_and_nobody_is_told_which_acts(tmp_path: Path) -> None:
+    turns = [*order(range(2000000, 2000050))]
+    assert sorted(turns) == [(which, seed) for which in (0, 1) for seed in range(2000000, 2000050)]
+    assert 10 < sum(which for which, _ in turns[::2]) < 40, "either is the first"
+    lab = write(tmp_path / "lab.json", REHEARSAL | SEEN)
+    words = ("zero", "expert", "--env", ENV, "--lab", lab, "--out", tmp_path / "out")
+    done = run("\n\n\n", *words, "--episodes", 1, module="blind")
+    assert done.returncode == 0, done.stderr
+    before, told, after = done.stdout.partition("Episode 2 of 2.")
+    assert told
+    assert "zero" not in before + done.stderr
+    assert "expert" not in before + done.stderr
+    assert f"On {ENV}, B solves 100.0 points more than A" in after
+    results = [json.loads((tmp_path / "out" / name / "result.json").read_text()) for name in "ab"]
+    assert [result["policy"]["name"] for result in results] == ["zero", "expert"]
+    assert [result["tasks"][ENV]["successes"] for result in results] == [0, 1]
+    assert results[0]["episodes"][0]["scene"] == results[1]["episodes"][0]["scene"]
+    # All is there: nobody is asked anything.
+    again = run("", *words, "--episodes", 1, module="blind")
+    assert again.returncode == 0, again.stderr
+    done = run("", "zero", *words[:1], *words[2:], module="blind")
+    assert done.returncode == 2
+    assert done.stderr == "benchmark.blind: zero zero: expected two policies\n"
 
 
 @pytest.mark.parametrize(
