@@ -323,6 +323,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self._variation.arrive(self._state)
         if not self._state.followed:
             self.controller.reset(before)
+            self._variation.take_back()
         self.actions.append(checked)
         observation, reward, info = self._evaluate()
         self._success_steps = self._success_steps + 1 if info["is_success"] else 0

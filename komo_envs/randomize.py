@@ -307,6 +307,10 @@ class Variation:
             return reference
         return _before(self._references, self._draw["action_delay"])
 
+    def take_back(self) -> None:
+        """What was sent last was not followed: the arm is to be where it was to be before."""
+        self._references[-1] = self._references[-2]
+
     def arrive(self, state: WorldState) -> None:
         """The period has ended."""
         self._states.append(state)

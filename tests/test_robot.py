@@ -134,6 +134,28 @@ def test_who_is_told_nothing_stands_still_and_what_is_late_is_said(env: Any) -> 
     assert env.state.q[0] > home[0] + 0.05
 
 
+def test_a_late_action_that_is_delayed_too_is_no_jump() -> None:
+    delayed = {"action_delay": 0.1}
+    env: Any = gym.make(ENV, control_mode="joint", world="botop", randomize=delayed).unwrapped
+    env.reset(seed=1)
+    home = env.controller.command
+    assert env.scene["randomize"]["action_delay"] > 0.02
+    away = home + np.array([0.6, 0, 0, 0, 0, 0, 0])
+    for _ in range(3):
+        env.step(away)
+    for _ in range(2):  # what was decided long ago is not followed, nor remembered
+        before = env.controller.command
+        time.sleep(STALE + 0.1)
+        *_, info = env.step(away)
+        assert info["delay"] > STALE
+        assert np.array_equal(env.controller.command, before)
+    for _ in range(12):
+        env.step(2 * home - away)
+    assert np.abs(env.state.q - env.controller.command).max() < 0.15
+    assert env.state.q[0] < home[0] - 0.4
+    env.close()
+
+
 def test_no_action_that_is_none_moves_it(env: Any) -> None:
     env.reset(seed=0)
     home = env.controller.command
