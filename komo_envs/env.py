@@ -99,10 +99,10 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     ## Episode End
     The episode terminates when success has held for half a second, and is truncated after the
     id's time limit. ``info``, of reset and of every step, has ``is_success``, ``distance`` (m),
-    ``reward_terms``, ``scene`` (the episode's scene, as ``reset`` takes it), ``tool`` (where the
-    tool is, (3,), m), ``tracking_error`` (the largest distance of a joint from its last command,
-    rad) and ``delay`` (from the last observation to the action that followed, s; 0 in simulation,
-    which waits for it).
+    ``reward_terms``, ``scene`` (the episode's scene, as ``reset`` takes it), ``tool`` (its pose
+    (7,)), ``tracking_error`` (the largest distance of a joint from its last command, rad) and
+    ``delay`` (from the last observation to the action that followed, s; 0 in simulation, which
+    waits for it).
 
     ## Arguments
     See ``__init__``, and the fields of the task's class; all are keyword arguments of
@@ -442,7 +442,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
 
     def _evaluate(self) -> tuple[Observation, float, dict[str, Any]]:
         """Observation, reward and info of the present state."""
-        tool = self.controller.kinematics.tool_pose(self.state.q)[:3]
+        tool = self.controller.kinematics.tool_pose(self.state.q)
         if self._live is not None and self._live.unseen(self.bodies):
             return self.observe(self.obs_mode), -1.0, self._info(tool, False, math.nan, {})
         achieved = self.task.achieved_goal(self.scene, self.state)

@@ -126,11 +126,11 @@ class Task(Protocol):
 
     def goal_reward_terms(self, achieved: Array, desired: Array, tool: Array) -> dict[str, Array]:
         """Scaled terms of the dense reward that depend on goals (..., G), and perhaps on the tool's
-        position (..., 3) too; shapes (...).
+        pose (..., 7) too; shapes (...).
         """
 
     def other_reward_terms(self, scene: Scene, state: WorldState, tool: Array) -> dict[str, float]:
-        """The other scaled terms, from the world's state and the tool's position (3,)."""
+        """The other scaled terms, from the world's state and the tool's pose (7,)."""
         return {}
 
 

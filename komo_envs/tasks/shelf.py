@@ -201,7 +201,7 @@ class Shelf(Task):
     | term       | value                                                              |
     | ---------- | ------------------------------------------------------------------ |
     | `distance` | -5 times what is left to the goal, m                               |
-    | `reach`    | 0 with the hook behind the cuboid, down to -0.25 far from it       |
+    | `reach`    | 0 with the finger's tip behind the cuboid, down to -0.5 far away   |
     | `upright`  | -0.5 when the cuboid has fallen over                               |
     | `success`  | -1 without success, 0 with it                                      |
 
@@ -433,15 +433,16 @@ class Shelf(Task):
         }
 
     def other_reward_terms(self, scene: Scene, state: WorldState, tool: Array) -> dict[str, float]:
-        """``reach``: at most 0.25 less the farther the hook is from behind the cuboid.
+        """``reach``: at most 0.5 less the farther the finger's tip is from behind the cuboid.
 
         ``upright``: 0.5 less when the cuboid has fallen over.
         """
         pose = state.body_poses[CUBOID]
-        behind = np.array([pose[0], pose[1] + cuboid_size(scene)[1] / 2, tool[2]])
-        gap = max(float(np.linalg.norm(tool - behind)) - FINGER, 0.0)
+        behind = pose[:2] + np.array([0.0, cuboid_size(scene)[1] / 2])
+        tip = tool[:3] + FINGER * axis(tool[3:], 0)  # of the corner alone, no finger would turn
+        gap = max(float(np.linalg.norm(tip[:2] - behind)) - 0.02, 0.0)
         return {
-            "reach": -0.25 * float(np.tanh(5.0 * gap)),
+            "reach": -0.5 * float(np.tanh(5.0 * gap)),
             "upright": 0.0 if is_upright(pose) else -0.5,
         }
 
