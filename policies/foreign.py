@@ -20,13 +20,14 @@ from policies.base import Policy
 OBS_MODES = ("state", "rgb", "depth", "rgbd")
 CONTROL_MODES = ("ee", "joint", "ee_delta")
 ALGORITHMS = {
-    "stable_baselines3.common": "stable_baselines3:PPO",  # and of A2C, which acts in the same way
-    "stable_baselines3.sac": "stable_baselines3:SAC",
-    "stable_baselines3.td3": "stable_baselines3:TD3",  # and of DDPG
-    "sb3_contrib.tqc": "sb3_contrib:TQC",
-    "sb3_contrib.crossq": "sb3_contrib:CrossQ",
+    "stable_baselines3.common": ("stable_baselines3:PPO", "PPO or A2C"),
+    "stable_baselines3.sac": ("stable_baselines3:SAC", "SAC"),
+    "stable_baselines3.td3": ("stable_baselines3:TD3", "TD3 or DDPG"),
+    "sb3_contrib.tqc": ("sb3_contrib:TQC", "TQC"),
+    "sb3_contrib.crossq": ("sb3_contrib:CrossQ", "CrossQ"),
 }
-"""Those with continuous actions, by the package of their policies."""
+"""Those with continuous actions, by the package of their policies: what loads them, and what they
+are called. Of two that have one kind of policy, a file does not say which it is of."""
 
 
 def load_python(path: Path, class_name: str, env_id: str) -> Policy:
@@ -59,12 +60,12 @@ class SB3Policy:
     Args:
         model: As ``load`` returns it.
         env_options: For ``gym.make``, so that the env's spaces are the model's.
+        algorithm: What has trained it.
     """
 
-    def __init__(self, model: Any, env_options: dict[str, Any]) -> None:
+    def __init__(self, model: Any, env_options: dict[str, Any], algorithm: str) -> None:
         self.model = model
-        # A file does not say of which algorithm it is; some have one kind of policy.
-        self.name = f"Stable-Baselines3 {type(model.policy).__name__}"
+        self.name = f"Stable-Baselines3 {algorithm}"
         self.env_options = env_options
         self.privileged = env_options["obs_mode"] == "state"
 
@@ -87,16 +88,16 @@ def load_sb3(path: Path, env_id: str) -> SB3Policy:
     try:
         data, _, _ = load_from_zip_file(path, device="cpu")
         module = data["policy_class"].__module__  # type: ignore[index]
-        algorithm = pkgutil.resolve_name(ALGORITHMS[module.rpartition(".")[0]])
+        loader, name = ALGORITHMS[module.rpartition(".")[0]]
         # To act it needs no memory of what it has seen, which may be larger than the machine's.
         memory: dict[str, Any] = {
             "buffer_size": 1,
             "replay_buffer_class": None,
             "replay_buffer_kwargs": {},
         }
-        model = algorithm.load(path, device="cpu", **memory)
+        model = pkgutil.resolve_name(loader).load(path, device="cpu", **memory)
     except Exception as error:  # of any kind, from pickle's depths
-        names = ", ".join(name.partition(":")[2] for name in ALGORITHMS.values())
+        names = ", ".join(name for _, name in ALGORITHMS.values())
         said = f"{type(error).__name__}: {error}"
         raise ValueError(f"policy {path}: no model of {names}: {said}") from error
     for obs_mode, control_mode in itertools.product(OBS_MODES, CONTROL_MODES):
@@ -105,7 +106,7 @@ def load_sb3(path: Path, env_id: str) -> SB3Policy:
         spaces = _as_trained(env.observation_space), env.action_space
         env.close()
         if spaces == (model.observation_space, model.action_space):
-            return SB3Policy(model, options)
+            return SB3Policy(model, options, name)
     raise ValueError(
         f"policy {path}: has the spaces {model.observation_space} and {model.action_space}, which "
         f"{env_id} has in no obs_mode and control_mode"

@@ -372,7 +372,7 @@ def validate(model: Any, job: Job) -> int:
     """How many validation episodes the policy solves."""
     env = gym.make(job.setting.env_id, disable_env_checker=True, **ENV_OPTIONS)
     try:
-        policy = SB3Policy(model, ENV_OPTIONS)
+        policy = SB3Policy(model, ENV_OPTIONS, job.setting.algorithm)
         return sum(successes(policy, env, VALIDATION[: job.validation]))
     finally:
         env.close()
