@@ -58,6 +58,7 @@ class Curves:
             else:
                 axes.set_ylim(0, 1.05)
             axes.grid(alpha=0.3)
+            axes.locator_params(axis="x", nbins=5)
         figure.suptitle(title)
         with replacing(path) as scratch:
             figure.savefig(scratch, dpi=120)
