@@ -34,7 +34,11 @@ _PPO: dict[str, Any] = {
 }
 SETTINGS: dict[AlgorithmName, dict[str, Any]] = {
     "sac": _OFF_POLICY,
-    "tqc": {**_OFF_POLICY, "top_quantiles_to_drop_per_net": 2},
+    "tqc": {  # with 10 quantiles it learns as fast as SAC; with 25, half as fast
+        **_OFF_POLICY,
+        "policy_kwargs": {**_OFF_POLICY["policy_kwargs"], "n_quantiles": 10},
+        "top_quantiles_to_drop_per_net": 1,
+    },
     "ppo": _PPO,
 }
 """What an algorithm is made with; what is not here is as in its library."""
