@@ -66,7 +66,7 @@ def main() -> None:
         if arguments.a == arguments.b:
             raise ValueError(f"{arguments.a} {arguments.b}: expected two policies")
         logs = [run.prepare(each, MODULE)[0] for each in runs]
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         fail(MODULE, error)
     except KeyboardInterrupt:
         fail(MODULE, "interrupted", code=130)
