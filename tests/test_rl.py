@@ -65,7 +65,7 @@ def test_what_was_killed_goes_on_and_ends_with_the_same_policy(demos: Path, tmp_
         train(*words, "--out", tmp_path / "killed"), cwd=PROJECT, stderr=subprocess.DEVNULL
     )
     folder = tmp_path / "killed" / "seed0"
-    wait_for((folder / "state.pkl").exists)
+    wait_for((folder / "state.pkl").exists, 200)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (folder / "training.json").exists()
