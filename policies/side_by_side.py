@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from komo_envs.tools.cli import fail
+from komo_envs.tools.cli import fail, printing
 from komo_envs.tools.files import write_text
 from komo_envs.tools.workers import WorkerError, worker_environment
 
@@ -87,6 +87,33 @@ def check_setup(folder: Path, setup: Mapping[str, Any], outcome: Path) -> None:
                 f"--out {folder}: holds a training with other {name}: {there.get(name)} "
                 f"there, {value} here; choose another folder"
             )
+
+
+def train_and_tell(
+    jobs: list[Any],
+    train: Callable[[Any, Callable[[int, str], None]], None],
+    summary: Callable[[Any], str],
+    out: Path,
+    module: str,
+) -> None:
+    """Train all, and print what became of each; or end the process with one line that says why not.
+
+    Args:
+        jobs: As for ``train_all``.
+        train: As for ``train_all``.
+        summary: Of a job that is done, in one line.
+        out: Folder of all.
+        module: Of the command.
+    """
+    try:
+        train_all(jobs, train, module)
+    except KeyboardInterrupt:
+        fail(module, "interrupted; the same command goes on", code=130)
+    except (WorkerError, OSError, ValueError) as error:
+        fail(module, f"stopped: {error}; the same command goes on", code=1)
+    with printing(module, f"{out} is complete"):
+        for job in jobs:
+            print(summary(job))
 
 
 def train_all(

@@ -15,10 +15,9 @@ import torch
 from experts.demos import DemoFile
 from komo_envs.suite import VALIDATION
 from komo_envs.tools import provenance
-from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.cli import fail, parse
 from komo_envs.tools.files import check_writable
 from komo_envs.tools.stats import wilson
-from komo_envs.tools.workers import WorkerError
 from policies.acting import StudentPolicy, env_options
 from policies.checkpoint import Origin, read_card, save_checkpoint
 from policies.config import Architecture, Encoder, HeadName, Modality, Training, make
@@ -29,7 +28,7 @@ from policies.encoders import LEAST_SIDE, Readout
 from policies.evaluate import successes
 from policies.learner import Learner
 from policies.load import CARD
-from policies.side_by_side import check_seeds, check_setup, train_all
+from policies.side_by_side import check_seeds, check_setup, train_and_tell
 
 MODULE = "policies.train"
 SOURCES = ("komo_envs", "policies")
@@ -136,15 +135,7 @@ def main() -> None:
         jobs = prepare(arguments)
     except (ValueError, OSError, ImportError) as error:
         fail(MODULE, error)
-    try:
-        train_all(jobs, train, MODULE)
-    except KeyboardInterrupt:
-        fail(MODULE, "interrupted; the same command goes on", code=130)
-    except (WorkerError, OSError, ValueError) as error:
-        fail(MODULE, f"stopped: {error}; the same command goes on", code=1)
-    with printing(MODULE, f"{arguments.out} is complete"):
-        for job in jobs:
-            print(summary(job))
+    train_and_tell(jobs, train, summary, arguments.out, MODULE)
 
 
 def prepare(arguments: Arguments) -> list[Job]:

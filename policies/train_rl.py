@@ -9,12 +9,11 @@ from pathlib import Path
 from experts.demos import DemoFile
 from komo_envs.ids import find_spec
 from komo_envs.suite import VALIDATION
-from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.cli import fail, parse
 from komo_envs.tools.files import check_writable
 from komo_envs.tools.stats import wilson
-from komo_envs.tools.workers import WorkerError
 from policies.rl_config import POLICY, AlgorithmName, Job, RewardMode, Setting, setup_of
-from policies.side_by_side import check_seeds, check_setup, train_all
+from policies.side_by_side import check_seeds, check_setup, train_and_tell
 
 MODULE = "policies.train_rl"
 
@@ -60,15 +59,7 @@ def main() -> None:
         from policies.rl import train  # needs what --help and wrong arguments do not
     except (ValueError, OSError, ImportError) as error:
         fail(MODULE, error)
-    try:
-        train_all(jobs, train, MODULE)
-    except KeyboardInterrupt:
-        fail(MODULE, "interrupted; the same command goes on", code=130)
-    except (WorkerError, OSError, ValueError) as error:
-        fail(MODULE, f"stopped: {error}; the same command goes on", code=1)
-    with printing(MODULE, f"{arguments.out} is complete"):
-        for job in jobs:
-            print(summary(job))
+    train_and_tell(jobs, train, summary, arguments.out, MODULE)
 
 
 def prepare(arguments: Arguments) -> list[Job]:

@@ -41,6 +41,12 @@ def train(*words: object) -> list[str]:
     return [sys.executable, "-m", "policies.train_rl", *map(str, words)]
 
 
+def finish(*words: object) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(train(*words), cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     _, parameters, _ = load_from_zip_file(folder / "policy.zip", device="cpu")
     return parameters["policy"]
@@ -69,14 +75,7 @@ def test_what_was_killed_goes_on_and_ends_with_the_same_policy(demos: Path, tmp_
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (folder / "training.json").exists()
-    done = subprocess.run(
-        train(*words, "--out", tmp_path / "killed"),
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = finish(*words, "--out", tmp_path / "killed")
     assert "step 80 of 240" not in done.stderr, "it goes on, and does not begin anew"
     assert calm_one.wait() == 0
     calm, there = weights(tmp_path / "calm" / "seed0"), weights(folder)
@@ -87,15 +86,7 @@ def test_what_was_killed_goes_on_and_ends_with_the_same_policy(demos: Path, tmp_
     assert not (folder / "state.pkl").exists()
     assert (folder / "curves.png").stat().st_size > 10_000
     # It is done, and says so again.
-    again = subprocess.run(
-        train(*words, "--out", tmp_path / "killed"),
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert again.returncode == 0
-    assert again.stdout == done.stdout
+    assert finish(*words, "--out", tmp_path / "killed").stdout == done.stdout
 
 
 @pytest.mark.parametrize(
