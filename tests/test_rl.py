@@ -54,9 +54,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_the_lines_of_the_readme_learn(run_python: RunPython, tmp_path: Path) -> None:
     readme = (PROJECT / "README.md").read_text()
-    [lines] = re.findall(r"```python\n(import gymnasium[^`]*?HerReplayBuffer[^`]*)```", readme)
+    [lines] = re.findall(r"```python\n(import gymnasium[^`]*?import SAC[^`]*)```", readme)
     assert lines.count("\n") <= 10
-    lines = lines.replace("300_000", "600").replace('"push.zip"', f'"{tmp_path}/push.zip"')
+    lines = lines.replace("100_000", "2100").replace('"push.zip"', f'"{tmp_path}/push.zip"')
     done = run_python(lines)
     assert done.returncode == 0, done.stderr
     model = ("--policy", tmp_path / "push.zip", "--trust-code")
