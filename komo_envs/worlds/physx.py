@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -76,7 +76,6 @@ class PhysxWorld:
             self._simulation = ry.Simulation(self._config, ry.SimulationEngine.physx, verbose=0)
             started = set(os.listdir("/proc/self/task")) - threads
         self._thread = int(started.pop()) if len(started) == 1 else None
-        self._core = -1
         free = [frame.name for frame in self._simulation.getFreeFrames()]
         self._free = [free.index(name) for name in self._free_names]
         self._moving = [i for i, body in enumerate(bodies) if body.mass is not None]
@@ -96,8 +95,7 @@ class PhysxWorld:
         # The joint drives (stiffness 1000, damping 100, no velocity target) trail a moving
         # reference by damping / stiffness = 0.1 s. Leading it by as much takes the lag out.
         lead = step * (0.1 / CONTROL_PERIOD)
-        self._bring_thread_here()
-        with plain_errors():
+        with plain_errors(), _on_one_core(self._thread):
             for i in range(1, SUBSTEPS + 1):
                 target = self._reference + step * (i / SUBSTEPS) + lead
                 self._simulation.step(target, PHYSICS_STEP, ry.ControlMode.position)
@@ -109,18 +107,6 @@ class PhysxWorld:
         """Free the simulation, and this process for another one. The world is of no more use."""
         self._simulation = None
         self.closed = True
-
-    def _bring_thread_here(self) -> None:
-        """Keep PhysX's thread on the core that this one is on.
-
-        PhysX hands every physics step to a thread of its own and waits for it. Where other
-        processes keep the cores busy, to wake one on another core takes longer than the step.
-        """
-        core = _libc.sched_getcpu()
-        if self._thread is not None and core != self._core:
-            with contextlib.suppress(OSError):  # where it is forbidden, it is only slower
-                os.sched_setaffinity(self._thread, {core})
-            self._core = core
 
     def _state(self) -> WorldState:
         assert self._config is not None
@@ -137,6 +123,28 @@ class PhysxWorld:
             body_poses=frames[self._bodies],
             body_velocities=velocities,
         )
+
+
+@contextlib.contextmanager
+def _on_one_core(thread: int | None) -> Iterator[None]:
+    """Keep a thread on the core that this one is on, and this one there meanwhile.
+
+    PhysX hands every physics step to a thread of its own and waits for it. To wake one on another,
+    idle core takes longer than the step itself: so a control period takes half the time.
+    """
+    if thread is None:
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    try:
+        with contextlib.suppress(OSError):  # where it is forbidden, it is only slower
+            core = {_libc.sched_getcpu()}
+            os.sched_setaffinity(thread, core)
+            os.sched_setaffinity(0, core)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, allowed)
 
 
 _libc = ctypes.CDLL(None)
