@@ -26,7 +26,7 @@ _OFF_POLICY: dict[str, Any] = {
 }
 _PPO: dict[str, Any] = {
     "learning_rate": 3e-4,
-    "n_steps": 512,
+    "n_steps": 256,
     "batch_size": 256,
     "n_epochs": 10,
     "gamma": 0.98,

@@ -56,11 +56,16 @@ def test_the_lines_of_the_readme_learn(run_python: RunPython, tmp_path: Path) ->
     readme = (PROJECT / "README.md").read_text()
     [lines] = re.findall(r"```python\n(import gymnasium[^`]*?import SAC[^`]*)```", readme)
     assert lines.count("\n") <= 10
-    lines = lines.replace("100_000", "2100").replace('"push.zip"', f'"{tmp_path}/push.zip"')
+    lines = (
+        lines.replace("100_000", "200")
+        .replace("=2000", "=160")
+        .replace('"push.zip"', f'"{tmp_path}/push.zip"')
+    )
     done = run_python(lines)
     assert done.returncode == 0, done.stderr
     model = ("--policy", tmp_path / "push.zip", "--trust-code")
-    done = run_module("run", *model, "--env", ENV, "--episodes", 1, "--out", tmp_path / "out")
+    once = ("--env", ENV, "--episodes", 1, "--no-report", "--workers", 1)
+    done = run_module("run", *model, *once, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
 
 
@@ -96,16 +101,17 @@ def test_any_algorithm_learns_on_any_task_and_is_scored(
     words: tuple[str, ...], tmp_path: Path, command: Command
 ) -> None:
     task = ("--env", "KomoShelf-v0", "--steps", 200, "--looks", 1, "--validation", 1)
-    done = command("policies.train_rl", *task, *words, "--seeds", 0, 1, "--out", tmp_path / "rl")
+    seeds = (3,) if "ppo" in words else (3, 4)
+    done = command("policies.train_rl", *task, *words, "--seeds", *seeds, "--out", tmp_path / "rl")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("of 1 validation episodes") == 2
-    policies = [tmp_path / "rl" / f"seed{seed}" / "policy.zip" for seed in (0, 1)]
-    model = ("--policy", policies[1], "--trust-code", "--env", "KomoShelf-v0", "--episodes", 1)
+    assert done.stdout.count("of 1 validation episodes") == len(seeds)
+    policies = [tmp_path / "rl" / f"seed{seed}" / "policy.zip" for seed in seeds]
+    model = ("--policy", policies[-1], "--trust-code", "--env", "KomoShelf-v0", "--episodes", 1)
     done = run_module("run", *model, "--no-report", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["policy"]["privileged"]
-    assert policies[0].read_bytes() != policies[1].read_bytes()
+    assert len({policy.read_bytes() for policy in policies}) == len(seeds)
 
 
 def test_a_memory_holds_what_the_expert_did(demos: Path) -> None:
