@@ -24,7 +24,6 @@ ALGORITHMS = {
     "stable_baselines3.sac": ("stable_baselines3:SAC", "SAC"),
     "stable_baselines3.td3": ("stable_baselines3:TD3", "TD3 or DDPG"),
     "sb3_contrib.tqc": ("sb3_contrib:TQC", "TQC"),
-    "sb3_contrib.crossq": ("sb3_contrib:CrossQ", "CrossQ"),
 }
 """Those with continuous actions, by the package of their policies: what loads them, and what they
 are called. Of two that have one kind of policy, a file does not say which it is of."""

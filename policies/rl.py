@@ -51,6 +51,10 @@ except ImportError as error:
     raise ImportError("this needs more packages: pip install '.[rl]'") from error
 
 SOURCES = ("komo_envs", "policies")
+LIBRARY: dict[str, Any] = {"sac": SAC, "tqc": TQC, "ppo": PPO}
+"""The algorithms, by name."""
+REWARDED_BY = ("is_success", "reward_terms", "tool")
+"""Of a step's info, what rewards take."""
 REPORT_STEPS = 500
 """Between two lines about a training."""
 
@@ -100,7 +104,7 @@ class TrainingScenes(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Follow an action."""
         *seen, info = self.env.step(action)
-        return *seen, {name: info[name] for name in ("is_success", "reward_terms", "tool")}
+        return *seen, {name: info[name] for name in REWARDED_BY}
 
 
 class Differences(BaseFeaturesExtractor):
@@ -181,7 +185,7 @@ def make_model(
         # Dense rewards have terms that are no matter of goals, which the info keeps.
         options["replay_buffer_kwargs"] = {"copy_info_dict": setting.reward_mode == "dense"}
     remembered = _transitions(setting, demos, episodes) if demos else []
-    model = {"sac": SAC, "tqc": TQC}[setting.algorithm](
+    model = LIBRARY[setting.algorithm](
         "MultiInputPolicy",
         envs,
         seed=setting.seed,
@@ -190,7 +194,6 @@ def make_model(
         buffer_size=setting.steps + len(remembered),
         **options,
     )
-    assert model.replay_buffer is not None
     for transition in remembered:
         model.replay_buffer.add(*transition)
     return model
@@ -224,7 +227,7 @@ def _acted_out(env: gym.Env[Any, Any], demo: Demo) -> Iterator[tuple[Any, ...]]:
     for action in demo.actions["ee_delta"]:
         after, reward, terminated, truncated, info = env.step(action)
         over = terminated or truncated
-        info = {name: info[name] for name in ("is_success", "reward_terms", "tool")}
+        info = {name: info[name] for name in REWARDED_BY}
         info["TimeLimit.truncated"] = truncated and not terminated
         seen = ({key: value[None] for key, value in each.items()} for each in (before, after))
         yield *seen, action[None], np.array([float(reward)]), np.array([over]), [info]
@@ -259,11 +262,10 @@ def restore(setting: Setting, envs: VecEnv, path: Path) -> tuple[BaseAlgorithm, 
     Raises:
         ValueError: It is damaged.
     """
-    kind: Any = {"sac": SAC, "tqc": TQC, "ppo": PPO}[setting.algorithm]
     try:
         with path.open("rb") as file:
             state = pickle.load(file)
-        model = kind.load(io.BytesIO(state["model"]), envs, device="cpu")
+        model = LIBRARY[setting.algorithm].load(io.BytesIO(state["model"]), envs, device="cpu")
         memory: BaseBuffer | None = state["memory"]
         if memory is not None:
             model.replay_buffer = memory
@@ -335,11 +337,12 @@ class _Reporting(BaseCallback):
         self._report, self._said = report, 0
 
     def _on_step(self) -> bool:
+        text = ""  # which says nothing, but ends a training whose command is gone
         if self.num_timesteps >= self._said + REPORT_STEPS:
             self._said = self.num_timesteps
             ended: list[bool] = [*(self.model.ep_success_buffer or ())]
             text = f"{sum(ended)} of the last {len(ended)} episodes succeeded"
-            self._report(self.num_timesteps, text)
+        self._report(self.num_timesteps, text)
         return True
 
 

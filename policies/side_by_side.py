@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from komo_envs.tools.cli import fail, printing
-from komo_envs.tools.files import write_text
+from komo_envs.tools.files import check_writable, write_text
 from komo_envs.tools.workers import WorkerError, worker_environment
 
 SETUP = "setup.json"
@@ -67,9 +67,11 @@ def check_setup(folder: Path, setup: Mapping[str, Any], outcome: Path) -> None:
         outcome: The file that is there when it is done.
 
     Raises:
-        ValueError: It holds another.
-        OSError: It cannot be written to.
+        ValueError: It holds another, or cannot be written to.
+        OSError: It cannot be made.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    check_writable("--out", outcome)
     setup = json.loads(json.dumps(setup))
     file = folder / SETUP
     if not file.exists():

@@ -16,7 +16,6 @@ from experts.demos import DemoFile
 from komo_envs.suite import VALIDATION
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse
-from komo_envs.tools.files import check_writable
 from komo_envs.tools.stats import wilson
 from policies.acting import StudentPolicy, env_options
 from policies.checkpoint import Origin, read_card, save_checkpoint
@@ -183,8 +182,6 @@ def prepare(arguments: Arguments) -> list[Job]:
         for seed in arguments.seeds
     ]
     for job in jobs:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        check_writable("--out", job.outcome)
         check_setup(job.folder, setup_of(job), job.outcome)
     return jobs
 

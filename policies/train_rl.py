@@ -10,7 +10,6 @@ from experts.demos import DemoFile
 from komo_envs.ids import find_spec
 from komo_envs.suite import VALIDATION
 from komo_envs.tools.cli import fail, parse
-from komo_envs.tools.files import check_writable
 from komo_envs.tools.stats import wilson
 from policies.rl_config import POLICY, AlgorithmName, Job, RewardMode, Setting, setup_of
 from policies.side_by_side import check_seeds, check_setup, train_and_tell
@@ -100,8 +99,6 @@ def prepare(arguments: Arguments) -> list[Job]:
             arguments.validation,
             arguments.out / f"seed{seed}",
         )
-        job.folder.mkdir(parents=True, exist_ok=True)
-        check_writable("--out", job.outcome)
         check_setup(job.folder, setup_of(job), job.outcome)
         jobs.append(job)
     return jobs
