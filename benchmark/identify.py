@@ -12,7 +12,7 @@ from policies.identity import hash_policy
 from policies.load import BUILT_IN
 
 
-def identify(spec: str, env_id: str, trust_code: bool) -> PolicyIdentity:
+def identify(spec: str, env_id: str, trust_code: bool, device: str = "cpu") -> PolicyIdentity:
     """What ``spec`` names, loaded for an env, which is made to see whether its options fit.
 
     Raises:
@@ -22,7 +22,7 @@ def identify(spec: str, env_id: str, trust_code: bool) -> PolicyIdentity:
         ImportError: Something is not installed.
     """
     sha256 = hash_policy(spec, env_id, trust_code)
-    policy = load_policy(spec, env_id, trust_code)
+    policy = load_policy(spec, env_id, trust_code, device)
     try:
         env = gym.make(env_id, disable_env_checker=True, **env_options_of(policy))
         try:

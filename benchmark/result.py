@@ -95,6 +95,8 @@ class Setup:
     commit: Commit | None
     """None where the code is no git repository."""
     machine: dict[str, str | int | float]
+    device: str = "cpu"
+    """Of PyTorch, where a student computed."""
     date: str
     """When the run began, ISO 8601, UTC."""
     command: str

@@ -58,6 +58,7 @@ class Player:
         videos: Folder for the videos.
         trust_code: Whether the policy may run code of its author's.
         options: Keyword arguments of ``gym.make``, besides those that the policy asks for.
+        device: Of PyTorch, where a student computes.
     """
 
     def __init__(
@@ -66,11 +67,12 @@ class Player:
         videos: Path,
         trust_code: bool = False,
         options: Mapping[str, Any] = MappingProxyType({}),
+        device: str = "cpu",
     ) -> None:
         self._spec = policy
         self._options = options
         self._videos = videos
-        self._trust_code = trust_code
+        self._trust_code, self._device = trust_code, device
         self._env_id: str | None = None
         self._env: Env | None = None
         self._made_with: dict[str, Any] | None = None
@@ -143,7 +145,7 @@ class Player:
         if env_id != self._env_id:
             self.close()
         if self._policy is None:
-            self._policy = policy = load_policy(self._spec, env_id, self._trust_code)
+            self._policy = policy = load_policy(self._spec, env_id, self._trust_code, self._device)
             options = {**self._options, **env_options_of(policy)}
             if options != self._made_with:
                 self.close()

@@ -73,6 +73,8 @@ class Arguments:
     """Send a real robot nothing, and print what it would be sent."""
     executor: Literal["local", "ray"] = "local"
     """Where they are: on this machine, or on the nodes of a Ray cluster."""
+    device: str = "cpu"
+    """Of PyTorch, where a student computes: cpu, cuda. Other devices round otherwise."""
     out: Path | None = None
     """Folder for result.json, report.html, the episodes and the videos; runs/POLICY-TIME if not
     given."""
@@ -108,6 +110,7 @@ def main() -> None:
             arguments.policy,
             trust_code=arguments.trust_code,
             options=world_options(arguments, log.folder),
+            device=arguments.device,
         )
         result = run(log, make_player, arguments.workers, cluster, arguments.report)
     except KeyboardInterrupt:
@@ -167,7 +170,7 @@ def prepare(arguments: Arguments, module: str = MODULE) -> tuple[EpisodeLog, Clu
     for env_id in envs:
         options = world_options(arguments, Path())
         gym.make(env_id, disable_env_checker=True, **options).close()
-    identities = [identify(arguments.policy, env_id, trust) for env_id in envs]
+    identities = [identify(arguments.policy, env_id, trust, arguments.device) for env_id in envs]
     cluster = None
     if arguments.executor == "ray":
         from komo_envs.tools.ray_workers import Cluster
@@ -187,6 +190,7 @@ def prepare(arguments: Arguments, module: str = MODULE) -> tuple[EpisodeLog, Clu
         versions=provenance.versions(envs, SOURCES),
         commit=Commit(*commit) if commit else None,
         machine=provenance.machine(),
+        device=arguments.device,
         date=now.isoformat(timespec="seconds"),
         command=_command(module),
         episode_seconds=arguments.episode_seconds,

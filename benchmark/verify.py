@@ -85,7 +85,13 @@ def main() -> None:
     workers = arguments.workers or provenance.usable_cores()
     try:
         with TemporaryDirectory() as videos:
-            player = partial(Player, arguments.policy, Path(videos), arguments.trust_code)
+            player = partial(
+                Player,
+                arguments.policy,
+                Path(videos),
+                arguments.trust_code,
+                device=result.device,
+            )
             outcomes = play(result, player, jobs, workers)
         record = record_of(result, sha256, outcomes)
         file = arguments.result.parent / VERIFICATION
@@ -115,7 +121,8 @@ def prepare(arguments: Arguments) -> Result:
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"--workers {arguments.workers}: expected 1 or more")
     result = check_result(arguments.result)
-    ours, theirs = identify(arguments.policy, result.envs[0], arguments.trust_code), result.policy
+    trust, device = arguments.trust_code, result.device
+    ours, theirs = identify(arguments.policy, result.envs[0], trust, device), result.policy
     for name in ("sha256", "name", "privileged", "learning"):
         if getattr(ours, name) != getattr(theirs, name):
             raise ValueError(

@@ -35,6 +35,10 @@ class Network(Protocol):
     architecture: Architecture
     layout: Layout
 
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs are to be."""
+
     def __call__(self, *inputs: Tensor) -> Tensor:
         """See ``Student.forward``."""
 
@@ -202,8 +206,8 @@ class StudentPolicy:
         inputs = [
             torch.from_numpy(history[key]).transpose(0, 1) for key in ("seen", "agent_pos", "goal")
         ]
-        noise = torch.randn(len(inputs[0]), *self._shape, generator=self._generator)
-        return self.student(*inputs, noise).numpy()
+        inputs.append(torch.randn(len(inputs[0]), *self._shape, generator=self._generator))
+        return self.student(*(part.to(self.student.device) for part in inputs)).cpu().numpy()
 
 
 def _mean_action(memory: Memory) -> NDArray[np.float32]:
@@ -218,6 +222,18 @@ def _mean_action(memory: Memory) -> NDArray[np.float32]:
     weights = np.where(older >= 0, np.exp(-ENSEMBLE_RATE * older), 0.0)
     weights /= weights.sum(1, keepdims=True)
     return (actions * weights[..., None]).sum(1).astype(np.float32)
+
+
+def check_device(device: str) -> None:
+    """Refuse what is none.
+
+    Raises:
+        ValueError: PyTorch has no such device here.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
 def load_backbone(architecture: Architecture) -> Backbone:
@@ -236,16 +252,23 @@ def load_backbone(architecture: Architecture) -> Backbone:
     return backbone
 
 
-def load_student(folder: Path, env_id: str) -> StudentPolicy:
+def load_student(folder: Path, env_id: str, device: str = "cpu") -> StudentPolicy:
     """A checkpoint, or its ONNX file, as a policy for an env.
 
+    Args:
+        folder: Of the checkpoint; or the file.
+        env_id: Of the env.
+        device: Of PyTorch, where a checkpoint computes.
+
     Raises:
-        ValueError: It is no checkpoint, or one for another task.
+        ValueError: It is no checkpoint, or one for another task; or there is no such device.
         OSError: It cannot be read.
     """
+    check_device(device)
     student: Network
     if folder.is_dir():
         student, card = load_checkpoint(folder)
+        student.to(device)
     else:
         student = OnnxStudent(folder)
         card = student.card

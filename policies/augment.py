@@ -28,10 +28,10 @@ def augment(images: Tensor, training: Training) -> Tensor:
     if images.dtype == torch.uint8:
         if training.colour:
             shape = (clips, 1, 1, 1, 1)
-            gain = _around(1.0, training.colour, (clips, 1, 1, 1, 3)) * _around(
-                1.0, training.colour, shape
-            )
-            offset = _around(0.0, training.colour, shape) * 128.0
+            device = images.device
+            gain = _around(1.0, training.colour, (clips, 1, 1, 1, 3), device)
+            gain = gain * _around(1.0, training.colour, shape, device)
+            offset = _around(0.0, training.colour, shape, device) * 128.0
             images = (images * gain + offset).clamp(0, 255).to(torch.uint8)
     elif training.depth_noise:
         images = images + training.depth_noise * torch.randn_like(images)
@@ -50,5 +50,5 @@ def augment(images: Tensor, training: Training) -> Tensor:
     return images
 
 
-def _around(middle: float, share: float, shape: tuple[int, ...]) -> Tensor:
-    return middle + share * (2 * torch.rand(shape) - 1)
+def _around(middle: float, share: float, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    return middle + share * (2 * torch.rand(shape, device=device) - 1)

@@ -56,6 +56,8 @@ class Architecture:
     estimate: bool = True
     """Whether each image's privileged state is estimated on the way, with a loss of its own, and
     the geometry of tool, object and goal computed from it. A state encoder knows them."""
+    features: bool = True
+    """Whether the head sees what the encoder says of an image besides that estimate."""
     denoiser: Literal["unet", "transformer"]
     """Of a diffusion head."""
     unet_widths: Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
@@ -160,6 +162,8 @@ def make(preset: str, **options: Any) -> tuple[Architecture, Training]:
     halvings = 2 ** (len(a.unet_widths) - 1)
     if a.head == "diffusion" and a.denoiser == "unet" and a.chunk % halvings:
         raise ValueError(f"chunk {a.chunk}: expected a multiple of {halvings} for a U-Net")
+    if not (a.features or a.estimate):
+        raise ValueError("features False: expected True, or estimate True, to see anything")
     if a.encoder == "dinov2" and a.modality != "rgb":
         raise ValueError(f"modality {a.modality}: DINOv2 sees rgb alone")
     return architecture, training

@@ -111,22 +111,32 @@ class Frames:
 
 
 def open_layout(
-    paths: Sequence[Path], control_mode: str | None, trust_code: bool = False
+    paths: Sequence[Path],
+    control_mode: str | None,
+    cameras: tuple[str, ...] | None = None,
+    trust_code: bool = False,
 ) -> Layout:
     """The layout that the demonstrations of all files share.
 
     Args:
         paths: Of the files.
         control_mode: Of the student; that which they were collected in if None.
+        cameras: Of the student; all that the demonstrations have if None.
         trust_code: Whether the module of their env may be imported, if they name one.
 
     Raises:
-        ValueError: They are of several envs or of other images, or cannot be read.
+        ValueError: They are of several envs or of other images, or lack a camera, or cannot be
+            read.
     """
-    options = {} if control_mode is None else {"control_mode": control_mode}
+    options: dict[str, Any] = {} if control_mode is None else {"control_mode": control_mode}
+    if cameras is not None:
+        options["cameras"] = cameras
     layouts = []
     for path in paths:
         with DemoFile(path, trust_code) as file:
+            if not set(cameras or ()) <= set(file.cameras):
+                seen, there = " ".join(cameras or ()), " ".join(file.cameras)
+                raise ValueError(f"--cameras {seen}: expected of those that {path} has, {there}")
             env = file.make_env(obs_mode="state", **options)
             assert isinstance(env.unwrapped, KomoEnv)
             try:
@@ -191,6 +201,7 @@ def load_frames(
     for path, share in zip(paths, shares(paths, episodes), strict=True):
         with DemoFile(path) as file, reading(path):
             names = image_names(IMAGES[modality], file.cameras) if modality else {}
+            names = {camera: names[camera] for camera in layout.cameras} if names else {}
             mask = mask_of(layout, privileged=modality is None)
             features: list[Floats] = []
             if backbone is not None:

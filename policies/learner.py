@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from komo_envs.tools.files import replacing
 from policies.augment import augment
@@ -51,13 +52,18 @@ class Learner:
         torch.manual_seed(seed)
         self.student = Student(architecture, layout, self.scales)
         self.student.to(self.device).train()
-        self.student.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        on_cpu = self.device.type == "cpu"
+        if on_cpu:  # elsewhere GroupNorm would turn the layout round, there and back
+            self.student.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student.bf16 = training.bf16
         self.averaged = copy.deepcopy(self.student).eval().requires_grad_(False)
         """The weights that act: the mean of those of the last steps."""
         self.averaged.bf16 = False
         self.optimiser = torch.optim.AdamW(
-            self.student.parameters(), training.learning_rate, weight_decay=training.weight_decay
+            self.student.parameters(),
+            training.learning_rate,
+            weight_decay=training.weight_decay,
+            fused=not on_cpu,
         )
         self.step = 0
 
@@ -80,11 +86,8 @@ class Learner:
         self.optimiser.step()
         # Young averages forget faster, or they would remember the first weights for long.
         kept = min(self.training.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for ours, theirs in zip(
-                self.averaged.parameters(), self.student.parameters(), strict=True
-            ):
-                ours.lerp_(theirs, 1 - kept)
+        average = get_ema_multi_avg_fn(kept)
+        average([*self.averaged.parameters()], [*self.student.parameters()], self.step)
         self.step += 1
         return Losses(losses.actions.detach(), losses.estimate.detach())
 
@@ -96,11 +99,13 @@ class Learner:
 
     def losses(self, batch: Batch) -> Losses:
         """Of a batch, whose images are augmented."""
-        seen = batch.state if batch.images is None else augment(batch.images, self.training)
-        seen, agent_pos, goal, state = (
+        agent_pos, goal, state = (
             part.flatten(0, 1).to(self.device)
-            for part in (seen, batch.agent_pos, batch.goal, batch.state)
+            for part in (batch.agent_pos, batch.goal, batch.state)
         )
+        seen = state
+        if batch.images is not None:
+            seen = augment(batch.images.to(self.device), self.training).flatten(0, 1)
         tokens, estimate = self.student.tokens(seen, agent_pos, goal)
         contexts, actions = tokens[batch.context.to(self.device)], batch.actions.to(self.device)
         error = torch.zeros((), device=self.device)

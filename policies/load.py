@@ -20,7 +20,7 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 """The checkpoints that come with the project: a folder each."""
 
 
-def load_policy(spec: str, env_id: str, trust_code: bool = False) -> Policy:
+def load_policy(spec: str, env_id: str, trust_code: bool = False, device: str = "cpu") -> Policy:
     """Load a policy for an environment.
 
     Args:
@@ -29,14 +29,19 @@ def load_policy(spec: str, env_id: str, trust_code: bool = False) -> Policy:
         env_id: A registered id, or ``"module:Id"``; the policy is for its default options, or for
             those that its ``env_options`` name.
         trust_code: Whether code of the policy's author may be run.
+        device: Of PyTorch, where the student in the folder of a checkpoint computes.
 
     Raises:
         ValueError: There is no such policy, or none for this environment, or it has code that is
-            not trusted.
+            not trusted, or it does not compute on the device.
         OSError: A file of a checkpoint cannot be read.
         ImportError: What it takes is not installed.
     """
     check_spec(spec, trust_code)
+    if device != "cpu" and not Path(spec).is_dir():
+        raise ValueError(
+            f"--device {device}: expected cpu with {spec!r}, no folder of a checkpoint"
+        )
     # Each imports what the others do without: PyTorch, the planner, ...
     if spec.startswith(REMOTE):
         from policies.remote import RemotePolicy
@@ -54,7 +59,7 @@ def load_policy(spec: str, env_id: str, trust_code: bool = False) -> Policy:
             return load_sb3(path, env_id)
         from policies.acting import load_student
 
-        return load_student(path, env_id)
+        return load_student(path, env_id, device)
     if spec == "expert":
         from experts import make_expert
 

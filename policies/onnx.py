@@ -116,6 +116,8 @@ class OnnxStudent:
         ImportError: onnxruntime is not installed.
     """
 
+    device = torch.device("cpu")
+
     def __init__(self, path: Path) -> None:
         try:
             import onnxruntime

@@ -95,7 +95,7 @@ class Student(nn.Module):
                 nn.Linear(informed, a.width), nn.GELU(), nn.Linear(a.width, self.known)
             )
             self.surveyor = nn.Linear(features, surroundings.CELLS**2) if count else None
-            features += self.known
+            features = self.known + (features if a.features else 0)
         places = 0
         if (a.estimate or a.encoder == "state") and layout.position >= 2:
             places = GEOMETRY + (surroundings.PLACES if count else 0)
@@ -107,6 +107,11 @@ class Student(nn.Module):
             nn.LayerNorm(a.width),
         )
         self.head: Head = HEADS[a.head](a, layout.action_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is, and its inputs are to be."""
+        return self.state_scale.mean.device
 
     def tokens(
         self, seen: Tensor, agent_pos: Tensor, goal: Tensor
@@ -131,9 +136,11 @@ class Student(nn.Module):
         else:
             with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.bf16):
                 features = self.encoder(self._normalised(seen)).float()
-        parts = [features, self.agent_pos_scale(agent_pos), self.goal_scale(goal)]
+        parts = [self.agent_pos_scale(agent_pos), self.goal_scale(goal)]
+        if self.architecture.features or self.architecture.encoder == "state":
+            parts.insert(0, features)
         if self.architecture.estimate and obj is None:
-            informed = torch.cat(parts[:2], 1) if self.layout.carried else features
+            informed = torch.cat([features, parts[-2]], 1) if self.layout.carried else features
             estimate = Estimate(self.estimator(informed), None)
             if self.surveyor is not None:
                 logits = self.surveyor(features).unflatten(1, 2 * (surroundings.CELLS,))

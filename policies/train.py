@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -17,7 +16,7 @@ from komo_envs.suite import VALIDATION
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse
 from komo_envs.tools.stats import wilson
-from policies.acting import StudentPolicy, env_options
+from policies.acting import StudentPolicy, check_device, env_options
 from policies.checkpoint import Origin, read_card, save_checkpoint
 from policies.config import Architecture, Encoder, HeadName, Modality, Training, make
 from policies.curves import Curves
@@ -59,6 +58,8 @@ class Arguments:
     """Of the training; they train side by side."""
     episodes: int | None = None
     """How many demonstrations to use, of each file its share, the first ones; all if not given."""
+    cameras: tuple[str, ...] | None = None
+    """Through which cameras of the demonstrations to see; all if not given."""
     control_mode: Literal["joint", "ee", "ee_delta"] | None = None
     """Of the student's actions; that which the demonstrations were collected in if not given."""
     steps: int | None = None
@@ -77,6 +78,8 @@ class Arguments:
     """Of a diffusion head."""
     estimate: bool | None = None
     """Whether the privileged state is estimated on the way."""
+    features: bool | None = None
+    """Whether the head sees more of an image than that estimate."""
     shift: int | None = None
     """Pixels by which images are shifted at most."""
     validation: int = 100
@@ -156,12 +159,11 @@ def prepare(arguments: Arguments) -> list[Job]:
     check_seeds(arguments.seeds)
     if not 1 <= arguments.validation <= len(VALIDATION):
         raise ValueError(f"--validation {arguments.validation}: expected 1 to {len(VALIDATION)}")
-    try:
-        torch.empty(0, device=arguments.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {arguments.device}: {str(error).splitlines()[0]}") from None
+    check_device(arguments.device)
     architecture, training = configure(arguments)
-    layout = open_layout(arguments.demos, arguments.control_mode, arguments.trust_code)
+    layout = open_layout(
+        arguments.demos, arguments.control_mode, arguments.cameras, arguments.trust_code
+    )
     if architecture.encoder == "resnet18" and layout.image_size < LEAST_SIDE:
         size = layout.image_size
         raise ValueError(f"--demos: have images of side {size}; expected {LEAST_SIDE} or more")
@@ -316,8 +318,7 @@ def validate(learner: Learner, job: Job) -> int:
     layout = job.layout
     env = gym.make(layout.env_id, disable_env_checker=True, **env_options(learner.student))
     try:
-        student = copy.deepcopy(learner.averaged).cpu()
-        policy = StudentPolicy.of_env(student, env)
+        policy = StudentPolicy.of_env(learner.averaged, env)
         return sum(successes(policy, env, VALIDATION[: job.validation]))
     finally:
         env.close()

@@ -129,7 +129,7 @@ def test_who_is_told_nothing_stands_still_and_what_is_late_is_said(env: Any) -> 
         assert np.abs(env.state.q - stood).max() < 1e-3
         time.sleep(STALE + 0.1)
     env.reset(seed=0)
-    for _ in range(2):
+    for _ in range(4):
         env.step(away)
     assert env.state.q[0] > home[0] + 0.05
 

@@ -88,10 +88,10 @@ def learner(demos: Path, seed: int = 0, **options: Any) -> Learner:
         {"encoder": "state", "head": "diffusion", "denoiser": "transformer"},
         {"encoder": "state", "head": "diffusion", "denoiser": "unet"},
         {"modality": "rgb", "readout": "grid"},
-        {"modality": "rgb", "readout": "softmax"},
+        {"modality": "rgb", "readout": "softmax", "features": False},
         {"modality": "depth", "readout": "pool"},
     ],
-    ids=lambda options: "-".join(options.values()),
+    ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_a_batch_is_learned_by_heart(demos, task, options):
     trained = learner(demos[task], clips=4, colour=0.0, depth_noise=0.0, **options)
@@ -398,7 +398,8 @@ def test_a_student_with_dinov2(demos, backbone, tmp_path):
         (("--seeds", 0, 0), "--seeds"),
         (("--episodes", 5), "--episodes 5: there are 4 demonstrations"),
         (("--encoder", "dinov2", "--modality", "depth"), "modality depth: DINOv2 sees rgb alone"),
-        (("--device", "cuda"), "--device cuda"),
+        (("--device", "abacus"), "--device abacus"),
+        (("--cameras", "wrist"), "--cameras wrist: "),
     ],
     ids=lambda value: str(value[0]).strip("-") if isinstance(value, tuple) else "",
 )
