@@ -11,14 +11,17 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy  # whose parts are loaded when they are first asked for
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from komo_envs.scene import Array, Body, Camera, Look, Pose
 from komo_envs.worlds.base import CONTROL_PERIOD, WorldState
+
+if TYPE_CHECKING:
+    from scipy.spatial.transform import Rotation
 
 Draw = dict[str, Any]
 """What was drawn for an episode, by name: numbers, and lists and dicts of them."""
@@ -237,7 +240,7 @@ class Variation:
         """Of the arm, see ``World.reset``."""
         if draw is not None:
             self.stiffness += draw["stiffness"]
-            turn = Rotation.from_euler("xy", draw["light_direction"])
+            turn = scipy.spatial.transform.Rotation.from_euler("xy", draw["light_direction"])
             x, y, z = turn.apply(self.look.light).tolist()
             brightness = 1.0 + draw["brightness"]
             self.look = Look((x, y, z), brightness, draw["texture"], draw["noise"] % 1000)
@@ -272,7 +275,7 @@ class Variation:
         if self._draw is None or self._table is None:
             return body_poses
         shown = body_poses.copy()
-        yaw = Rotation.from_euler("z", self._draw["table_yaw"])
+        yaw = scipy.spatial.transform.Rotation.from_euler("z", self._draw["table_yaw"])
         table = shown[self._table]
         table[:] = _turned(table[:3], yaw * _rotation(table))
         return shown
@@ -289,7 +292,8 @@ class Variation:
             )
             rotation = _rotation(camera.pose)
             place = np.add(camera.pose[:3], rotation.apply(position))
-            pose = _turned(place.tolist(), rotation * Rotation.from_rotvec(turn))
+            away = scipy.spatial.transform.Rotation.from_rotvec(turn)
+            pose = _turned(place.tolist(), rotation * away)
             changed.append(replace(camera, pose=pose, fov=camera.fov * (1 + float(fov))))
         return tuple(changed)
 
@@ -371,7 +375,7 @@ def _edges(depth: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _rotation(pose: Pose | Array) -> Rotation:
-    return Rotation.from_quat([*pose[4:], pose[3]])  # SciPy's have w last
+    return scipy.spatial.transform.Rotation.from_quat([*pose[4:], pose[3]])  # SciPy's have w last
 
 
 def _turned(position: Sequence[float] | Array, rotation: Rotation) -> Pose:

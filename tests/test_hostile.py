@@ -24,7 +24,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A good input of each loader, in a folder of its own."""
     folder = tmp_path_factory.mktemp("good")
     scored, env = folder / "scored", ("--env", "KomoPush-v0")
-    words = ("--policy", "expert", *env, "--episodes", 3)
+    words = ("--policy", "expert", *env, "--episodes", 2)
     assert run("-m", "benchmark.run", *words, "--out", scored).returncode == 0
     (folder / "result").mkdir()
     for name in ("result.json", "films.json"):
@@ -38,7 +38,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     row.rename(folder / "row")
     demos = folder / "demos" / "demos.h5"
     demos.parent.mkdir()
-    words = (*env, "--episodes", 3, "--image-size", 48, "--out", demos)
+    words = (*env, "--episodes", 2, "--image-size", 48, "--out", demos)
     assert run("-m", "experts.collect", *words).returncode == 0
     for picture in demos.parent.glob("demos.[mp]*"):
         picture.unlink()

@@ -251,7 +251,7 @@ def test_it_ends_with_who_commands_it(number: int) -> None:
 
 
 def test_policies_are_scored_on_it(tmp_path: Path) -> None:
-    common = ("--env", ENV, "KomoShelf-v0", "--episodes", 2, "--no-report")
+    common = ("--env", ENV, "KomoShelf-v0", "--episodes", 1, "--no-report")
     for world in ("sim", "botop"):
         out = tmp_path / world
         done = run_module("run", "--policy", "expert", *common, "--world", world, "--out", out)
@@ -284,7 +284,7 @@ def test_demonstrations_are_collected_on_it_and_learned_from(
     tmp_path: Path, command: Command
 ) -> None:
     out = tmp_path / "robot.h5"
-    words = ("--env", ENV, "--world", "botop", "--episodes", 4, "--image-size", 48, "--out", out)
+    words = ("--env", ENV, "--world", "botop", "--episodes", 2, "--image-size", 48, "--out", out)
     done = command("experts.collect", *words)
     assert done.returncode == 0, done.stderr
     with DemoFile(out) as file:

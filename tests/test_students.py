@@ -331,14 +331,14 @@ def test_a_damaged_checkpoint_is_one_clear_error(student, tmp_path, damage):
 
 def test_an_expert_takes_over_from_a_student(student, demos, tmp_path):
     file = tmp_path / "taken.h5"
-    words = ("--policy", student, "--out", file, "--episodes", 4, "--first-seed", 500)
+    words = ("--policy", student, "--out", file, "--episodes", 2, "--first-seed", 500)
     done = run("policies.collect", *words)
     assert done.returncode == 0, done.stderr
     layout = open_layout([file], None)
     frames = load_frames([file], layout, "rgb", 4)
     assert 0 < frames.taught.sum() < len(frames)
     with DemoFile(file) as taken:
-        assert [demo.seed for demo in taken] == list(range(500, 504))
+        assert [demo.seed for demo in taken] == [500, 501]
         assert "light" in taken.recipe["student"]
         lengths = [len(demo) - demo.handover for demo in taken if demo.success]
         assert all(demo.handover > 0 for demo in taken)
@@ -346,11 +346,11 @@ def test_an_expert_takes_over_from_a_student(student, demos, tmp_path):
         # One that takes over late may run out of time.
         assert any(demo.success for demo in taken)
     words = ("--demos", demos["push"], file, "--encoder", "state", "--out", tmp_path / "second")
-    done = run("policies.train", *words, *TINY[:4], "--episodes", 6)
+    done = run("policies.train", *words, *TINY[:4], "--episodes", 3)
     assert done.returncode == 0, done.stderr
     card = json.loads((tmp_path / "second" / "seed0" / "policy.json").read_text())
     used = {name: part["demonstrations"] for name, part in card["origin"]["demos"].items()}
-    assert used == {"push.h5": 3, "taken.h5": 3}
+    assert used == {"push.h5": 2, "taken.h5": 1}
     # A student of states is scored as one that sees more than a robot does.
     words = ("--env", "KomoPush-v0", "--episodes", 1, "--no-report", "--out", tmp_path / "run")
     done = run("benchmark.run", "--policy", tmp_path / "second" / "seed0", *words)
@@ -426,8 +426,9 @@ def test_a_shipped_student_does_as_its_card_says(folder):
 
 
 def test_onnx_gives_the_same_actions(demos, tmp_path):
-    env_id = "KomoShelfHard-v0"  # of two cameras, and with things around that are mapped
+    env_id = "KomoShelfHard-v0"  # with things around that are mapped
     words = ("--demos", demos["shelf"], "--head", "diffusion", "--modality", "depth", *TINY)
+    words += ("--cameras", "wrist")  # the export of another takes as long again
     assert run("policies.train", *words, "--out", tmp_path).returncode == 0
     folder, file = tmp_path / "seed0", tmp_path / "student.onnx"
     break_card(folder, architecture__sampling_steps=2)  # each is a network of its own in the file

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import imageio.v3 as iio
 import numpy as np
+import scipy  # whose parts are loaded when they are first asked for
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from komo_envs.scene import Camera
 from komo_envs.tools.files import write_text
@@ -213,6 +213,7 @@ def cut(frame: Frame, fov: float, size: tuple[int, int]) -> tuple[Any, Any]:
     grid = np.meshgrid(rows, columns, indexing="ij")
     # What is made smaller is blurred first, as a pixel sees all that it covers.
     blur = [max(0.0, 0.5 * (1 / s - 1)) for s in scale[::-1]]
+    ndimage = scipy.ndimage
     channels = [
         ndimage.map_coordinates(
             ndimage.gaussian_filter(frame.rgb[..., channel].astype(np.float32), blur),
