@@ -134,8 +134,6 @@ def check(arguments: Arguments) -> dict[str, Any]:
             raise ValueError(f"--{name} {value}: expected 1 or more")
     if arguments.world != "sim" and arguments.executor != "local":
         raise ValueError(f"--executor ray: expected local with --world {arguments.world}")
-    if arguments.lab is not None and arguments.world != "real":
-        raise ValueError(f"--lab {arguments.lab}: expected none with --world {arguments.world}")
     if arguments.world == "real" and arguments.workers not in (None, 1):
         raise ValueError(f"--workers {arguments.workers}: expected 1 with --world real")
     if not 0.0 <= arguments.noise <= MOST_NOISE:

@@ -43,6 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from komo_envs.ids import check_module, find_spec
+from komo_envs.lab import make_lab
 from komo_envs.suite import SUITE
 from komo_envs.tasks import Scene
 from komo_envs.worlds import WorldState
@@ -331,8 +332,12 @@ class DemoFile:
         if not all(isinstance(name, str) for name in known) or not wanted <= {*recipe}:
             raise ValueError(f"env_args or recipe: {known}, {sorted(recipe)}: not as collected")
         # No file imports a task, or moves a robot.
-        for name in {"task", "world", "lab"}.intersection(options):
+        for name in {"task", "world"}.intersection(options):
             raise ValueError(f"env_kwargs: {name!r}: expected other options of an env")
+        if "lab" in options:
+            lab = options["lab"]
+            if not isinstance(lab, dict) or (made := make_lab(lab)) is None or made != made.drawn():
+                raise ValueError(f"env_kwargs: lab: {lab!r:.80}: expected where cameras are alone")
 
     def __enter__(self) -> DemoFile:
         return self

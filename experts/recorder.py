@@ -16,6 +16,7 @@ from experts import Expert, make_expert
 from experts.demos import Demo, flatten, pack_state
 from komo_envs.control import CONTROL_MODES
 from komo_envs.env import KomoEnv
+from komo_envs.lab import make_lab
 from komo_envs.scene import Array
 from komo_envs.tools import provenance
 from komo_envs.worlds import WorldName
@@ -49,7 +50,8 @@ class Recipe:
     """sim; botop, a robot that rai's BotOp simulates in real time; real, that of the lab. What was
     collected in real time cannot be replayed."""
     lab: str | None = None
-    """The file that says what the laboratory has, with a marker on whatever moves."""
+    """The file that says what a laboratory has: pictures are seen from where its cameras are. For
+    world real, with a marker on whatever moves."""
     diverse: bool = False
     """Draw how the expert goes about it: on which side, by which by-way, with which posture (which
     shows in control mode joint alone)."""
@@ -79,9 +81,12 @@ class Recorder:
             "image_size": recipe.image_size,
             "cameras": recipe.cameras,
         }
+        lab = make_lab(recipe.lab)
+        if lab is not None:
+            options["lab"] = asdict(lab.drawn())
         self.expert: Expert = make_expert(recipe.env, diverse=recipe.diverse)
-        where: dict[str, Any] = {"world": recipe.world, "lab": recipe.lab}
-        self.env = gym.make(recipe.env, disable_env_checker=True, **where, **options)
+        where: dict[str, Any] = {"world": recipe.world, "lab": lab}
+        self.env = gym.make(recipe.env, disable_env_checker=True, **{**options, **where})
         self._inner: Any = self.env.unwrapped
         self.expert.attach(self.env)
         self.env_args = {

@@ -10,7 +10,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tyro.conf import Positional
 from experts.card import FPS, check_card, summary, write_card
 from experts.demos import HEAD, Demo, DemoFile, demo_bytes, flatten, unpack_state, write_head
 from komo_envs.env import KomoEnv
+from komo_envs.lab import load_lab
 from komo_envs.scene import Array, Body
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import check_writable, replacing
@@ -51,6 +52,8 @@ class Arguments:
     the view of render() if none is given."""
     shadows: bool = False
     """Draw soft shadows."""
+    lab: Path | None = None
+    """The file that says what a laboratory has: a new file is seen from where its cameras are."""
     demo: int | None = None
     """Which one the video shows; the first if not given."""
     trust_code: bool = False
@@ -96,6 +99,8 @@ def check(arguments: Arguments) -> None:
         check_card("--out", out)
         if arguments.demo is not None:
             raise ValueError(f"--demo {arguments.demo}: only a video shows a single one")
+    elif arguments.lab is not None:
+        raise ValueError(f"--lab {arguments.lab}: expected none for a video")
     elif side is not None and (side % 2 or not 16 <= side <= 4096):
         raise ValueError(f"--image-size {side}: expected an even number from 16 to 4096")
 
@@ -143,6 +148,8 @@ def draw_file(file: DemoFile, arguments: Arguments) -> None:
         options["image_size"] = arguments.image_size
     if arguments.cameras is not None:
         options["cameras"] = arguments.cameras
+    if arguments.lab is not None:
+        options["lab"] = asdict(load_lab(arguments.lab).drawn())
     env: Any = file.make_env(**options).unwrapped
     head = {name: file.head[name] for name in HEAD}
     head["env_args"] = {

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from komo_envs.arguments import check_choice, check_size, make_task, select_cameras
 from komo_envs.cameras import Image, Renderer
 from komo_envs.control import CONTROL_MODES, Controller
-from komo_envs.lab import Lab, Live, Operator, TerminalOperator, check_lab, load_lab
+from komo_envs.lab import Lab, Live, Operator, TerminalOperator, check_lab, make_lab
 from komo_envs.randomize import Variation, make_randomization
 from komo_envs.scene import Array, Body, Camera
 from komo_envs.tasks import Scene
@@ -132,7 +132,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         shadows: bool = False,
         randomize: str | Mapping[str, float] | None = None,
         world: WorldName = "sim",
-        lab: Lab | str | Path | None = None,
+        lab: Lab | Mapping[str, Any] | str | Path | None = None,
         operator: Operator | None = None,
         dry_run: bool = False,
         render_mode: str | None = None,
@@ -153,8 +153,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
                 or a dict with fields of ``komo_envs.randomize.Randomization``.
             world: ``"sim"``; ``"botop"``, rai's BotOp, the interface of the real robot, with a
                 robot that it simulates in real time; or ``"real"``, that of the ``lab``.
-            lab: A laboratory, or the file that says what it has, see ``komo_envs.lab.Lab``: cameras
-                are where its are, in any world.
+            lab: A laboratory, see ``komo_envs.lab.Lab``, or its fields, or the file that has them:
+                cameras are where its are, in any world.
             operator: Who lays out the scenes of a real world; asked at the terminal if None.
             dry_run: Whether a real robot is sent nothing, and what it would be sent is printed.
             render_mode: None, ``"rgb_array"`` or ``"human"``.
@@ -182,7 +182,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self.task = make_task(task, options)
         self.randomization = make_randomization(randomize)
         self.world_name = world
-        self.lab = load_lab(lab) if isinstance(lab, str | Path) else lab
+        self.lab = make_lab(lab)
         check_lab(self.lab, world, dry_run, self.randomization is not None)
         self.operator = operator
         self.dry_run = dry_run

@@ -44,6 +44,9 @@ class Arguments:
     """How many, one for each seed."""
     first_seed: int = 100_000
     """Of the training seeds: others than those that the student learned from."""
+    lab: str | None = None
+    """The file that says what a laboratory has, if the student learned to see from where its
+    cameras are."""
     workers: int | None = None
     """Processes that collect; as many as there are cores if not given. They change nothing else."""
     trust_code: bool = False
@@ -67,7 +70,7 @@ def main() -> None:
             )
         card = read_card(arguments.policy)
         check_module(f"--policy {arguments.policy}", card.layout.env_id, arguments.trust_code)
-        recipe = recipe_of(card)
+        recipe = recipe_of(card, arguments.lab)
         recorder = HandoverRecorder(recipe, arguments.policy)
         recorder.close()
         head = recorder.recorder.head(seeds, f"{card.name} {hash_checkpoint(arguments.policy)}")
@@ -82,14 +85,15 @@ def main() -> None:
     produce(MODULE, parts, seeds, head, make_player, arguments.workers)
 
 
-def recipe_of(card: Card) -> Recipe:
-    """What the student sees and how it acts."""
+def recipe_of(card: Card, lab: str | None) -> Recipe:
+    """What the student sees, in the pictures of a laboratory's cameras, and how it acts."""
     layout = card.layout
     return Recipe(
         env=layout.env_id,
         control_mode=layout.control_mode,
         image_size=layout.image_size,
         cameras=layout.cameras,
+        lab=lab,
     )
 
 
@@ -106,7 +110,8 @@ class HandoverRecorder:
         self._env: KomoEnv = self.recorder.env.unwrapped  # type: ignore[assignment]
         self._student = load_student(folder, recipe.env)
         # It draws no more than the student sees.
-        self._alone = gym.make(recipe.env, disable_env_checker=True, **self._student.env_options)
+        options = {**self._student.env_options, "lab": recipe.lab}
+        self._alone = gym.make(recipe.env, disable_env_checker=True, **options)
 
     def record(self, seed: int) -> Demo:
         """Play the episode of a seed."""

@@ -52,8 +52,9 @@ class Learner:
         torch.manual_seed(seed)
         self.student = Student(architecture, layout, self.scales)
         self.student.to(self.device).train()
-        on_cpu = self.device.type == "cpu"
-        if on_cpu:  # elsewhere GroupNorm would turn the layout round, there and back
+        if (
+            self.device.type == "cpu"
+        ):  # elsewhere GroupNorm would turn the layout round, there and back
             self.student.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student.bf16 = training.bf16
         self.averaged = copy.deepcopy(self.student).eval().requires_grad_(False)
@@ -63,7 +64,7 @@ class Learner:
             self.student.parameters(),
             training.learning_rate,
             weight_decay=training.weight_decay,
-            fused=not on_cpu,
+            fused=self.device.type == "cuda",
         )
         self.step = 0
 

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import gymnasium as gym
 import torch
 
 from experts.demos import DemoFile
@@ -315,8 +314,8 @@ class Log:
 
 def validate(learner: Learner, job: Job) -> int:
     """How many validation episodes the averaged weights solve."""
-    layout = job.layout
-    env = gym.make(layout.env_id, disable_env_checker=True, **env_options(learner.student))
+    with DemoFile(job.paths[0], trust_code=True) as file:  # as it was when the training began
+        env = file.make_env(**env_options(learner.student))
     try:
         policy = StudentPolicy.of_env(learner.averaged, env)
         return sum(successes(policy, env, VALIDATION[: job.validation]))

@@ -338,6 +338,7 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
         (("--policy", "zero", "--episodes", "many"), "run: --episodes: expected int, got 'many'"),
         (("--policy", ""), "run: --policy: expected a value, got ''"),
         (("--policy", "zero", "--out="), "run: --out: expected a value, got ''"),
+        (("--policy", "policies/pretrained/push", "--device", "abacus"), "--device abacus: "),
         (("--policy", "expert", "--device", "cuda"), "--device cuda: expected cpu with 'expert'"),
         (("--policy", "zero", "--seeds=1:2", "--seeds", "1:3"), "--seeds: given 2 times"),
         (("--policy", "zero", "--env", "--episodes", "1"), "--env: expected one id or more"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import h5py
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -294,6 +295,53 @@ def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
     done = run("", *common, *mine, "--lab", blind, "--out", tmp_path / "nobody")
     assert done.returncode == 1
     assert "the operator is asked at the terminal, and there is none" in done.stderr
+
+
+def test_a_student_learns_in_simulation_to_see_through_a_labs_cameras(
+    tmp_path: Path, command: Command
+) -> None:
+    eye = [*look_at((0.9, 0.5, 1.3), (0.0, 0.3, 0.6))]
+    moved = {"source": "realsense:123", "pose": eye, "fov": 42}
+    lab = write(tmp_path / "lab.json", REHEARSAL | SEEN | {"cameras": {"front": moved}})
+    there, small = ("--lab", lab), ("--image-size", 48, "--episodes", 1)
+    files = {name: tmp_path / f"{name}.h5" for name in ("plain", "lab", "drawn", "taken")}
+    for name, words in {"plain": (), "lab": there}.items():
+        done = command("experts.collect", "--env", ENV, *small, *words, "--out", files[name])
+        assert done.returncode == 0, done.stderr
+    done = command("experts.render", files["plain"], *there, "--out", files["drawn"])
+    assert done.returncode == 0, done.stderr
+    plain, seen, drawn = (DemoFile(files[name])[0] for name in ("plain", "lab", "drawn"))
+    assert np.array_equal(plain.executed, seen.executed), "the expert sees no pictures"
+    assert (plain.obs["pixels"] != seen.obs["pixels"]).mean() > 0.5
+    assert np.array_equal(drawn.obs["pixels"], seen.obs["pixels"])
+    env: Any = gym.make(ENV, obs_mode="rgb", lab=lab, image_size=48)
+    assert np.array_equal(env.reset(seed=0)[0]["pixels"], seen.obs["pixels"][0])
+    env.close()
+    tiny = ("--steps", 10, "--validation", 1, "--out", tmp_path / "student")
+    done = command("policies.train", "--demos", files["lab"], files["plain"], *tiny)
+    assert done.returncode == 2
+    assert "plain.h5: lab: None; expected the same as" in done.stderr
+    done = command("policies.train", "--demos", files["lab"], *tiny)
+    assert done.returncode == 0, done.stderr
+    student = ("--policy", tmp_path / "student" / "seed0")
+    words = (*student, *there, "--episodes", 1, "--first-seed", 9, "--out", files["taken"])
+    done = command("policies.collect", *words)
+    assert done.returncode == 0, done.stderr
+    with DemoFile(files["lab"]) as one, DemoFile(files["taken"]) as other:
+        assert one.env_args == other.env_args
+    once = ("--env", ENV, "--episodes", 1, "--no-report", "--out", tmp_path / "out")
+    done = command("benchmark.run", *student, *there, *once)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["lab"]["cameras"]["front"]["pose"] == eye
+    # Of a stranger's laboratory, a file tells where its cameras are, and nothing that would be
+    # opened.
+    with h5py.File(files["lab"], "r+") as raw:
+        head = json.loads(raw["data"].attrs["env_args"])
+        head["env_kwargs"]["lab"]["cameras"]["front"]["source"] = "recorded:/etc"
+        raw["data"].attrs["env_args"] = json.dumps(head)
+    with pytest.raises(ValueError, match="expected where cameras are alone"):
+        DemoFile(files["lab"])
 
 
 def test_two_policies_take_turns_and_nobody_is_told_which_acts(tmp_path: Path) -> None:

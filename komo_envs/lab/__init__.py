@@ -2,7 +2,7 @@
 
 from komo_envs.lab.live import Live
 from komo_envs.lab.operator import Operator, TerminalOperator
-from komo_envs.lab.setup import Lab, LabCamera, Marker, check_lab, load_lab
+from komo_envs.lab.setup import Lab, LabCamera, Marker, check_lab, load_lab, make_lab
 
 __all__ = [
     "Lab",
@@ -13,4 +13,5 @@ __all__ = [
     "TerminalOperator",
     "check_lab",
     "load_lab",
+    "make_lab",
 ]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -86,6 +86,11 @@ class Lab:
         if len(set(ids)) < len(ids):
             raise ValueError(f"markers: have the ids {ids}; expected different ones")
 
+    def drawn(self) -> Lab:
+        """What a simulation needs of it: where its cameras are."""
+        cameras = {name: replace(each, source="rendered") for name, each in self.cameras.items()}
+        return Lab(robot="rehearsal", cameras=cameras)
+
     def calibrated(self, cameras: Sequence[Camera]) -> tuple[Camera, ...]:
         """An env's cameras, where they are in this laboratory.
 
@@ -106,6 +111,18 @@ def _placed(camera: Camera, at: LabCamera | None) -> Camera:
     if at is None:
         return camera
     return replace(camera, pose=at.pose or camera.pose, fov=at.fov or camera.fov)
+
+
+def make_lab(lab: Lab | Mapping[str, Any] | str | Path | None) -> Lab | None:
+    """A laboratory as it is given to an env: itself, its fields, or the file that has them.
+
+    Raises:
+        ValueError: It is none; the message names the field.
+        OSError: The file cannot be read.
+    """
+    if isinstance(lab, str | Path):
+        return load_lab(lab)
+    return parse_json(Lab, json.dumps(lab), "lab") if isinstance(lab, Mapping) else lab
 
 
 def load_lab(path: str | Path) -> Lab:
