@@ -175,7 +175,7 @@ def prepare(arguments: Arguments, module: str = MODULE) -> tuple[EpisodeLog, Clu
     if arguments.executor == "ray":
         from komo_envs.tools.ray_workers import Cluster
 
-        cluster = Cluster(partial(facts, arguments.policy, envs, trust))
+        cluster = Cluster(partial(facts, arguments.policy, envs, trust, arguments.device))
     now, commit = datetime.now(timezone.utc), provenance.commit()
     setup = Setup(
         schema=1,
@@ -218,9 +218,9 @@ def world_options(arguments: Arguments, folder: Path) -> dict[str, Any]:
     }
 
 
-def facts(policy: str, envs: tuple[str, ...], trust_code: bool) -> dict[str, str]:
+def facts(policy: str, envs: tuple[str, ...], trust_code: bool, device: str) -> dict[str, str]:
     """What an episode depends on, as it is on this machine, by name."""
-    identity = identify(policy, envs[0], trust_code)
+    identity = identify(policy, envs[0], trust_code, device)
     return {**provenance.versions(envs, SOURCES), f"policy {policy}": identity.sha256}
 
 

@@ -44,6 +44,8 @@ class Arguments:
     """Of each environment's episodes."""
     workers: int | None = None
     """Processes that play; as many as there are cores if not given."""
+    device: str | None = None
+    """Of PyTorch, where a student computes; that of the result if not given."""
     trust_code: bool = False
     """Whether --policy may run code of its author's."""
 
@@ -90,7 +92,7 @@ def main() -> None:
                 arguments.policy,
                 Path(videos),
                 arguments.trust_code,
-                device=result.device,
+                device=arguments.device or result.device,
             )
             outcomes = play(result, player, jobs, workers)
         record = record_of(result, sha256, outcomes)
@@ -121,7 +123,7 @@ def prepare(arguments: Arguments) -> Result:
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"--workers {arguments.workers}: expected 1 or more")
     result = check_result(arguments.result)
-    trust, device = arguments.trust_code, result.device
+    trust, device = arguments.trust_code, arguments.device or result.device
     ours, theirs = identify(arguments.policy, result.envs[0], trust, device), result.policy
     for name in ("sha256", "name", "privileged", "learning"):
         if getattr(ours, name) != getattr(theirs, name):

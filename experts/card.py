@@ -127,7 +127,10 @@ def _text(file: DemoFile) -> str:
     first, end = recipe["seeds"]
     size = file.path.stat().st_size
     failed = [d for d, ok in zip(counts.distances, counts.successes, strict=True) if not ok]
-    anew = ", ".join(f"{name} {value}" for name, value in file.drawn_anew.items())
+    anew = ", ".join(
+        "a laboratory's cameras" if name == "lab" else f"{name} {value}"
+        for name, value in file.drawn_anew.items()
+    )
     side = file.env_args["env_kwargs"]["image_size"]
     return TEXT.format(
         name=file.path.name,
@@ -176,10 +179,11 @@ def command(file: DemoFile) -> str:
     """The command line that collects the same demonstrations."""
     recipe = file.recipe
     first, end = recipe["seeds"]
+    lab = ["--lab", recipe["lab"]] if recipe["lab"] else []
     if recipe["student"] is not None:
         words = ["python", "-m", "policies.collect", "--policy", "STUDENT"]
         words += ["--out", file.path.name, "--episodes", str(end - first)]
-        return shlex.join([*words, "--first-seed", str(first)])
+        return shlex.join([*words, "--first-seed", str(first), *lab])
     words = ["python", "-m", "experts.collect", "--env", recipe["env"], "--out", file.path.name]
     words += ["--episodes", str(end - first)]
     if first:
@@ -192,9 +196,7 @@ def command(file: DemoFile) -> str:
         words += ["--diverse"]
     if file.world != "sim":
         words += ["--world", file.world]
-    if recipe["lab"]:
-        words += ["--lab", recipe["lab"]]
-    return shlex.join(words)
+    return shlex.join([*words, *lab])
 
 
 def _pictures(file: DemoFile, index: int) -> Picture:

@@ -21,8 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from experts.card import check_card, summary, write_card
 from experts.demos import Demo, DemoFile, demo_bytes, write_head
-from experts.recorder import MOST_NOISE, SOURCES, Recipe, Recorder
+from experts.recorder import MOST_NOISE, SOURCES, Recipe, Recorder, lab_of
 from komo_envs.ids import find_spec
+from komo_envs.lab import Lab
 from komo_envs.suite import TRAIN
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
@@ -61,7 +62,9 @@ def main() -> None:
     """The command."""
     arguments = parse(Arguments, MODULE)
     try:
-        head = check(arguments)
+        recipe = recipe_of(arguments)
+        lab = lab_of(recipe)
+        head = check(arguments, lab)
         parts = Parts(arguments.out)
         cluster = find_cluster(arguments)
     except (ValueError, ImportError) as error:
@@ -70,8 +73,8 @@ def main() -> None:
         fail(MODULE, f"{type(error).__name__}: {error}", code=1)
     except OSError as error:
         fail(MODULE, f"stopped: {error}", code=1)
-    recipe = recipe_of(arguments)
-    make_player = partial(PartRecorder, partial(Recorder, recipe), recipe.control_mode)
+    # The laboratory is read once: its file may change, or be another on another machine.
+    make_player = partial(PartRecorder, partial(Recorder, recipe, lab), recipe.control_mode)
     # What plays in real time needs a core for itself.
     workers = arguments.workers or (None if recipe.world == "sim" else 1)
     produce(MODULE, parts, seeds_of(arguments), head, make_player, workers, cluster)
@@ -115,7 +118,7 @@ def produce(
         print(text)
 
 
-def check(arguments: Arguments) -> dict[str, Any]:
+def check(arguments: Arguments, lab: Lab | None) -> dict[str, Any]:
     """Check the arguments, and what is there already.
 
     Returns:
@@ -145,7 +148,7 @@ def check(arguments: Arguments) -> dict[str, Any]:
             f"those of training; {len(seeds)} episodes would take those up to {seeds.stop - 1}"
         )
     try:
-        recorder = Recorder(recipe_of(arguments))
+        recorder = Recorder(recipe_of(arguments), lab)
         recorder.close()
     except (ValueError, TypeError) as error:
         raise ValueError(f"--env {arguments.env}: {error}") from error

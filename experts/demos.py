@@ -54,6 +54,9 @@ VERSION = 2
 HEAD = ("env_args", "recipe", "versions", "machine")
 """What a file says of all its demonstrations, as attributes of ``data`` in JSON."""
 
+OPTIONS = ("obs_mode", "control_mode", "image_size", "cameras", "shadows", "lab")
+"""Of their env, those that a file may name."""
+
 MOST_BYTES = 2**30
 """Of one array of a demonstration."""
 
@@ -331,13 +334,16 @@ class DemoFile:
         wanted = {"noise", "student", "world", "lab"}
         if not all(isinstance(name, str) for name in known) or not wanted <= {*recipe}:
             raise ValueError(f"env_args or recipe: {known}, {sorted(recipe)}: not as collected")
-        # No file imports a task, or moves a robot.
-        for name in {"task", "world"}.intersection(options):
-            raise ValueError(f"env_kwargs: {name!r}: expected other options of an env")
+        # No file imports a task, moves a robot, or makes it easier.
+        for name in sorted(set(options) - set(OPTIONS)):
+            raise ValueError(f"env_kwargs: {name!r}: expected some of {', '.join(OPTIONS)}")
         if "lab" in options:
-            lab = options["lab"]
-            if not isinstance(lab, dict) or (made := make_lab(lab)) is None or made != made.drawn():
-                raise ValueError(f"env_kwargs: lab: {lab!r:.80}: expected where cameras are alone")
+            lab = make_lab(options["lab"])
+            if lab is None or lab != lab.drawn():
+                raise ValueError(
+                    "env_kwargs: lab: expected where cameras are, and no more: a rehearsal, with "
+                    "each source rendered and no markers"
+                )
 
     def __enter__(self) -> DemoFile:
         return self
@@ -384,6 +390,12 @@ class DemoFile:
     def cameras(self) -> tuple[str, ...]:
         """Names of the cameras that see."""
         return tuple(self.env_args["env_kwargs"]["cameras"])
+
+    @property
+    def scenery(self) -> dict[str, Any]:
+        """The options of the env that pictures depend on besides cameras and their size."""
+        options = self.env_args["env_kwargs"]
+        return {name: options[name] for name in ("shadows", "lab") if name in options}
 
     @property
     def drawn_anew(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from experts import Expert, make_expert
 from experts.demos import Demo, flatten, pack_state
 from komo_envs.control import CONTROL_MODES
 from komo_envs.env import KomoEnv
-from komo_envs.lab import make_lab
+from komo_envs.lab import Lab, load_lab
 from komo_envs.scene import Array
 from komo_envs.tools import provenance
 from komo_envs.worlds import WorldName
@@ -57,6 +57,18 @@ class Recipe:
     shows in control mode joint alone)."""
 
 
+def lab_of(recipe: Recipe) -> Lab | None:
+    """What its laboratory has; None if it has none.
+
+    Raises:
+        ValueError: The file is not there, or none of that kind.
+    """
+    try:
+        return None if recipe.lab is None else load_lab(recipe.lab)
+    except OSError as error:
+        raise ValueError(f"--lab {recipe.lab}: {error.strerror}") from error
+
+
 class Student(Protocol):
     """Whoever acts while the expert says what it would do: anything with ``predict``."""
 
@@ -68,11 +80,15 @@ class Student(Protocol):
 class Recorder:
     """Records one episode for each seed; what comes out depends on recipe, seed and student alone.
 
+    Args:
+        recipe: What decides how they come out.
+        lab: What the recipe's laboratory has.
+
     Raises:
         ValueError: The recipe's env has no expert, or an option is not one of its.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, lab: Lab | None = None) -> None:
         self._recipe = recipe
         self._noise = recipe.noise
         options: dict[str, Any] = {
@@ -81,7 +97,6 @@ class Recorder:
             "image_size": recipe.image_size,
             "cameras": recipe.cameras,
         }
-        lab = make_lab(recipe.lab)
         if lab is not None:
             options["lab"] = asdict(lab.drawn())
         self.expert: Expert = make_expert(recipe.env, diverse=recipe.diverse)

@@ -99,7 +99,7 @@ def check(arguments: Arguments) -> None:
         check_card("--out", out)
         if arguments.demo is not None:
             raise ValueError(f"--demo {arguments.demo}: only a video shows a single one")
-    elif arguments.lab is not None:
+    elif arguments.lab is not None:  # a video is seen from where the file's pictures are
         raise ValueError(f"--lab {arguments.lab}: expected none for a video")
     elif side is not None and (side % 2 or not 16 <= side <= 4096):
         raise ValueError(f"--image-size {side}: expected an even number from 16 to 4096")
@@ -205,7 +205,8 @@ def draw_video(file: DemoFile, arguments: Arguments) -> None:
     env: KomoEnv = file.make_env(obs_mode="state").unwrapped  # type: ignore[assignment]
     camera = env.task.view
     if arguments.cameras is not None:
-        known = {camera.name: camera for camera in env.task.cameras}
+        placed = env.task.cameras if env.lab is None else env.lab.calibrated(env.task.cameras)
+        known = {camera.name: camera for camera in placed}
         if len(arguments.cameras) != 1 or arguments.cameras[0] not in known:
             raise ValueError(f"--cameras {arguments.cameras}: expected one of {', '.join(known)}")
         camera = known[arguments.cameras[0]]

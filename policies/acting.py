@@ -99,7 +99,7 @@ class StudentPolicy:
         self._shape = (student.architecture.chunk, student.layout.action_size)
         self._backbone: Backbone | None = None
         if student.architecture.encoder == "dinov2":
-            self._backbone = load_backbone(student.architecture)
+            self._backbone = load_backbone(student.architecture, student.device)
         self.set_random_seed(0)
 
     @classmethod
@@ -231,19 +231,19 @@ def check_device(device: str) -> None:
         ValueError: PyTorch has no such device here.
     """
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()  # there are devices without memory
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
-def load_backbone(architecture: Architecture) -> Backbone:
+def load_backbone(architecture: Architecture, device: torch.device) -> Backbone:
     """The DINOv2 that a student learned with.
 
     Raises:
         ValueError: It is not there, or another.
         ImportError: transformers is not installed.
     """
-    backbone = Backbone(architecture.backbone)
+    backbone = Backbone(architecture.backbone, device)
     if backbone.sha256 != architecture.backbone_sha256:
         raise ValueError(
             f"backbone {backbone.name}: has the weights {backbone.sha256}; expected those that the "

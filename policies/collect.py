@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from experts.collect import PartRecorder, Parts, check_output, produce
 from experts.demos import Demo
-from experts.recorder import Recipe, Recorder
+from experts.recorder import Recipe, Recorder, lab_of
 from komo_envs.env import KomoEnv
 from komo_envs.ids import check_module
+from komo_envs.lab import Lab
 from komo_envs.suite import TRAIN
 from komo_envs.tools.cli import fail, parse
 from policies.acting import load_student
@@ -71,7 +72,8 @@ def main() -> None:
         card = read_card(arguments.policy)
         check_module(f"--policy {arguments.policy}", card.layout.env_id, arguments.trust_code)
         recipe = recipe_of(card, arguments.lab)
-        recorder = HandoverRecorder(recipe, arguments.policy)
+        lab = lab_of(recipe)
+        recorder = HandoverRecorder(recipe, arguments.policy, lab)
         recorder.close()
         head = recorder.recorder.head(seeds, f"{card.name} {hash_checkpoint(arguments.policy)}")
         check_output(arguments.out, head)
@@ -80,7 +82,7 @@ def main() -> None:
         fail(MODULE, error)
     except OSError as error:
         fail(MODULE, f"stopped: {error}", code=1)
-    make_recorder = partial(HandoverRecorder, recipe, arguments.policy)
+    make_recorder = partial(HandoverRecorder, recipe, arguments.policy, lab)
     make_player = partial(PartRecorder, make_recorder, recipe.control_mode)
     produce(MODULE, parts, seeds, head, make_player, arguments.workers)
 
@@ -103,14 +105,15 @@ class HandoverRecorder:
     Args:
         recipe: Of the demonstrations.
         folder: Of the student.
+        lab: What the recipe's laboratory has.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self.recorder = Recorder(recipe)
+    def __init__(self, recipe: Recipe, folder: Path, lab: Lab | None) -> None:
+        self.recorder = Recorder(recipe, lab)
         self._env: KomoEnv = self.recorder.env.unwrapped  # type: ignore[assignment]
         self._student = load_student(folder, recipe.env)
         # It draws no more than the student sees.
-        options = {**self._student.env_options, "lab": recipe.lab}
+        options = {**self._student.env_options, "lab": lab}
         self._alone = gym.make(recipe.env, disable_env_checker=True, **options)
 
     def record(self, seed: int) -> Demo:

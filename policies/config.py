@@ -162,7 +162,7 @@ def make(preset: str, **options: Any) -> tuple[Architecture, Training]:
     halvings = 2 ** (len(a.unet_widths) - 1)
     if a.head == "diffusion" and a.denoiser == "unet" and a.chunk % halvings:
         raise ValueError(f"chunk {a.chunk}: expected a multiple of {halvings} for a U-Net")
-    if not (a.features or a.estimate):
+    if a.encoder != "state" and not (a.features or a.estimate):
         raise ValueError("features False: expected True, or estimate True, to see anything")
     if a.encoder == "dinov2" and a.modality != "rgb":
         raise ValueError(f"modality {a.modality}: DINOv2 sees rgb alone")

@@ -131,10 +131,10 @@ def open_layout(
     options: dict[str, Any] = {} if control_mode is None else {"control_mode": control_mode}
     if cameras is not None:
         options["cameras"] = cameras
-    layouts, labs = [], []
+    layouts, sceneries = [], []
     for path in paths:
         with DemoFile(path, trust_code) as file:
-            labs.append(file.env_args["env_kwargs"].get("lab"))
+            sceneries.append(file.scenery)
             if not set(cameras or ()) <= set(file.cameras):
                 seen, there = " ".join(cameras or ()), " ".join(file.cameras)
                 raise ValueError(f"--cameras {seen}: expected of those that {path} has, {there}")
@@ -146,11 +146,13 @@ def open_layout(
                 raise ValueError(f"{path}: {error}") from error
             finally:
                 env.close()
-    for path, layout, lab in zip(paths, layouts, labs, strict=True):
+    for path, layout, scenery in zip(paths, layouts, sceneries, strict=True):
         if layout != layouts[0]:
             raise ValueError(f"{path}: {layout}; expected the same as {paths[0]}, {layouts[0]}")
-        if lab != labs[0]:
-            raise ValueError(f"{path}: lab: {lab}; expected the same as {paths[0]}, {labs[0]}")
+        if scenery != sceneries[0]:
+            raise ValueError(
+                f"{path}: was seen with {scenery}; expected the same as {paths[0]}, {sceneries[0]}"
+            )
     return layouts[0]
 
 

@@ -32,13 +32,14 @@ class Backbone:
 
     Args:
         name: A folder, or a name on the Hugging Face hub, such as ``"facebook/dinov2-base"``.
+        device: Of PyTorch, where it computes.
 
     Raises:
         ValueError: There is no such model, or it is no DINOv2.
         ImportError: transformers is not installed.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, device: str | torch.device = "cpu") -> None:
         try:
             from transformers import Dinov2Model
             from transformers.utils import logging
@@ -60,6 +61,7 @@ class Backbone:
             digest.update(key.encode())
             digest.update(value.float().numpy().tobytes())
         self.sha256 = digest.hexdigest()
+        self.model.to(device)
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
@@ -68,12 +70,16 @@ class Backbone:
         The images are scaled down to whole patches, and the spatial softmax is over those.
         """
         side = images.shape[1] // self.patch * self.patch
-        x = images.permute(0, 3, 1, 2).float() / 255.0
+        device = self.model.device
+        x = images.to(device).permute(0, 3, 1, 2).float() / 255.0
         x = functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
-        x = (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[:, None, None]
+        mean, deviation = (
+            torch.tensor(part, device=device)[:, None, None] for part in (MEAN, DEVIATION)
+        )
+        x = (x - mean) / deviation
         patches = self.model(x).last_hidden_state[:, 1:]  # (B, P, C), without the class token
         count = side // self.patch
-        return spatial_softmax(patches.transpose(1, 2).unflatten(2, (count, count)))
+        return spatial_softmax(patches.transpose(1, 2).unflatten(2, (count, count))).cpu()
 
 
 def cached_features(path: Path, images: str, backbone: Backbone) -> NDArray[np.float32]:

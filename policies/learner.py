@@ -52,9 +52,8 @@ class Learner:
         torch.manual_seed(seed)
         self.student = Student(architecture, layout, self.scales)
         self.student.to(self.device).train()
-        if (
-            self.device.type == "cpu"
-        ):  # elsewhere GroupNorm would turn the layout round, there and back
+        # Elsewhere GroupNorm would turn the layout round, there and back.
+        if self.device.type == "cpu":
             self.student.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student.bf16 = training.bf16
         self.averaged = copy.deepcopy(self.student).eval().requires_grad_(False)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import gymnasium as gym
 import torch
 
 from experts.demos import DemoFile
@@ -106,6 +107,8 @@ class Job(NamedTuple):
     training: Training
     paths: tuple[Path, ...]
     layout: Layout
+    scenery: dict[str, Any]
+    """What the pictures of the demonstrations depend on, see ``DemoFile.scenery``."""
     episodes: int | None
     seed: int
     validation: int
@@ -166,6 +169,8 @@ def prepare(arguments: Arguments) -> list[Job]:
     if architecture.encoder == "resnet18" and layout.image_size < LEAST_SIDE:
         size = layout.image_size
         raise ValueError(f"--demos: have images of side {size}; expected {LEAST_SIDE} or more")
+    with DemoFile(arguments.demos[0]) as file:
+        scenery = file.scenery
     shares(arguments.demos, arguments.episodes)  # refuses more than there are
     jobs = [
         Job(
@@ -173,6 +178,7 @@ def prepare(arguments: Arguments) -> list[Job]:
             training,
             arguments.demos,
             layout,
+            scenery,
             arguments.episodes,
             seed,
             arguments.validation,
@@ -235,6 +241,7 @@ def describe(paths: tuple[Path, ...], episodes: int | None) -> dict[str, Any]:
                 "env": file.env_id,
                 "demonstrations": used,
                 "recipe": file.recipe,
+                "scenery": file.scenery,
             }
     return described
 
@@ -254,7 +261,9 @@ def train(job: Job, report: Callable[[int, str], None]) -> None:
         torch.set_num_threads(1)
     architecture, training = job.architecture, job.training
     modality = None if architecture.encoder == "state" else architecture.modality
-    backbone = Backbone(architecture.backbone) if architecture.encoder == "dinov2" else None
+    backbone = None
+    if architecture.encoder == "dinov2":
+        backbone = Backbone(architecture.backbone, job.device)
     frames = load_frames(
         job.paths, job.layout, modality, architecture.context, job.episodes, backbone
     )
@@ -314,8 +323,8 @@ class Log:
 
 def validate(learner: Learner, job: Job) -> int:
     """How many validation episodes the averaged weights solve."""
-    with DemoFile(job.paths[0], trust_code=True) as file:  # as it was when the training began
-        env = file.make_env(**env_options(learner.student))
+    options = {**env_options(learner.student), **job.scenery}
+    env = gym.make(job.layout.env_id, disable_env_checker=True, **options)
     try:
         policy = StudentPolicy.of_env(learner.averaged, env)
         return sum(successes(policy, env, VALIDATION[: job.validation]))
@@ -354,6 +363,7 @@ def summary(job: Job) -> str:
         f"({solved / episodes:.1%} [{low * 100:.1f}, {high * 100:.1f}]), "
         f"trained in {card.origin.minutes:g} min. Score it: "
         f"python -m benchmark.run --policy {job.folder} --env {job.layout.env_id}"
+        + (" --lab LAB, the file of the laboratory" if "lab" in job.scenery else "")
     )
 
 

@@ -27,6 +27,7 @@ from komo_envs.lab.live import Live
 from komo_envs.lab.streams import CameraLost, Frame, Lens, Recorded, cut, record
 from komo_envs.scene import Camera, look_at
 from komo_envs.worlds.rai import RobotStopped, SimulationError
+from policies import train
 
 cv2 = pytest.importorskip("cv2")
 ENV = "KomoPush-v0"
@@ -298,7 +299,7 @@ def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
 
 
 def test_a_student_learns_in_simulation_to_see_through_a_labs_cameras(
-    tmp_path: Path, command: Command
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eye = [*look_at((0.9, 0.5, 1.3), (0.0, 0.3, 0.6))]
     moved = {"source": "realsense:123", "pose": eye, "fov": 42}
@@ -317,18 +318,28 @@ def test_a_student_learns_in_simulation_to_see_through_a_labs_cameras(
     env: Any = gym.make(ENV, obs_mode="rgb", lab=lab, image_size=48)
     assert np.array_equal(env.reset(seed=0)[0]["pixels"], seen.obs["pixels"][0])
     env.close()
-    tiny = ("--steps", 10, "--validation", 1, "--out", tmp_path / "student")
-    done = command("policies.train", "--demos", files["lab"], files["plain"], *tiny)
+    both = ("--demos", files["lab"], files["plain"], "--out", tmp_path / "student")
+    done = command("policies.train", *both)
     assert done.returncode == 2
-    assert "plain.h5: lab: None; expected the same as" in done.stderr
-    done = command("policies.train", "--demos", files["lab"], *tiny)
-    assert done.returncode == 0, done.stderr
-    student = ("--policy", tmp_path / "student" / "seed0")
+    assert "plain.h5: was seen with {}; expected the same as" in done.stderr
+    poses = []
+
+    def watch(policy: Any, env: Any, seeds: Any) -> list[bool]:
+        poses.append([*env.unwrapped.cameras[0].pose])
+        return [True]
+
+    monkeypatch.setattr(train, "successes", watch)
+    words = {"demos": (files["lab"],), "steps": 10, "out": tmp_path / "student"}
+    [job] = train.prepare(train.Arguments(**words))
+    train.train(job, lambda *_: None)
+    assert poses == 3 * [eye]
+    student = ("--policy", job.folder)
     words = (*student, *there, "--episodes", 1, "--first-seed", 9, "--out", files["taken"])
     done = command("policies.collect", *words)
     assert done.returncode == 0, done.stderr
     with DemoFile(files["lab"]) as one, DemoFile(files["taken"]) as other:
         assert one.env_args == other.env_args
+        assert f"--lab {lab}" in other.path.with_suffix(".md").read_text()
     once = ("--env", ENV, "--episodes", 1, "--no-report", "--out", tmp_path / "out")
     done = command("benchmark.run", *student, *there, *once)
     assert done.returncode == 0, done.stderr
@@ -340,7 +351,7 @@ def test_a_student_learns_in_simulation_to_see_through_a_labs_cameras(
         head = json.loads(raw["data"].attrs["env_args"])
         head["env_kwargs"]["lab"]["cameras"]["front"]["source"] = "recorded:/etc"
         raw["data"].attrs["env_args"] = json.dumps(head)
-    with pytest.raises(ValueError, match="expected where cameras are alone"):
+    with pytest.raises(ValueError, match="expected where cameras are, and no more"):
         DemoFile(files["lab"])
 
 

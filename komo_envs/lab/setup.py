@@ -120,9 +120,16 @@ def make_lab(lab: Lab | Mapping[str, Any] | str | Path | None) -> Lab | None:
         ValueError: It is none; the message names the field.
         OSError: The file cannot be read.
     """
+    if lab is None or isinstance(lab, Lab):
+        return lab
     if isinstance(lab, str | Path):
         return load_lab(lab)
-    return parse_json(Lab, json.dumps(lab), "lab") if isinstance(lab, Mapping) else lab
+    if not isinstance(lab, Mapping):
+        raise ValueError(f"lab: {lab!r:.80}: expected a Lab, its fields, or the file with them")
+    try:
+        return parse_json(Lab, json.dumps(dict(lab)), "lab")
+    except TypeError as error:
+        raise ValueError(f"lab: expected plain numbers, texts, lists and dicts: {error}") from error
 
 
 def load_lab(path: str | Path) -> Lab:
