@@ -22,7 +22,7 @@ case $modality in
     *) encoder=(--modality "$modality") ;;
 esac
 case $modality-$env in
-    rgb-*Hard* | depth-*Hard*) encoder+=(--steps 4500) ;; # there is more to see
+    rgb-*Hard* | depth-*Hard*) encoder+=(--steps 4500 --features False) ;; # there is more to see
 esac
 
 "$python" -m experts.collect --env "$env" --episodes 1000 --out "demos/$env.h5"

@@ -31,7 +31,7 @@ from policies.learner import Learner
 from policies.load import PRETRAINED
 from policies.student import direction
 
-TINY = ("--steps", 20, "--validation", 1, "--episodes", 3)
+TINY = ("--steps", 10, "--validation", 1, "--episodes", 3)
 
 
 def command(module: str, *arguments: object) -> list[str]:
