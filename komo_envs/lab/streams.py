@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import math
@@ -91,11 +92,12 @@ class RealSense:
         config.enable_stream(rs.stream.depth, 640, 480, rs.format.z16, 30)
         try:
             profile = self._pipeline.start(config)
+            self._align = rs.align(rs.stream.color)
+            self._unit = profile.get_device().first_depth_sensor().get_depth_scale()
+            inner = profile.get_stream(rs.stream.color).as_video_stream_profile().get_intrinsics()
         except RuntimeError as error:
+            self.close()
             raise OSError(f"camera realsense:{serial}: {error}") from error
-        self._align = rs.align(rs.stream.color)
-        self._unit = profile.get_device().first_depth_sensor().get_depth_scale()
-        inner = profile.get_stream(rs.stream.color).as_video_stream_profile().get_intrinsics()
         # librealsense counts from the middle of the first pixel.
         self._lens = Lens((inner.fx, inner.fy), (inner.ppx + 0.5, inner.ppy + 0.5))
 
@@ -105,16 +107,17 @@ class RealSense:
             frames = self._pipeline.wait_for_frames(round(PATIENCE * 1000))
             while newer := self._pipeline.poll_for_frames():  # what waited is old
                 frames = newer
-        except RuntimeError as error:
+            aligned = self._align.process(frames)
+            depth = np.asanyarray(aligned.get_depth_frame().get_data()) * np.float32(self._unit)
+            rgb = np.array(aligned.get_color_frame().get_data(), dtype=np.uint8)
+        except RuntimeError as error:  # half a pair of pictures is one of them, too
             raise CameraLost(f"camera realsense:{self._serial}: {error}") from error
-        aligned = self._align.process(frames)
-        depth = np.asanyarray(aligned.get_depth_frame().get_data()) * np.float32(self._unit)
-        rgb = np.array(aligned.get_color_frame().get_data(), dtype=np.uint8)
         return Frame(rgb, depth.astype(np.float32), self._lens)
 
     def close(self) -> None:
         """Let go of the camera."""
-        self._pipeline.stop()
+        with contextlib.suppress(RuntimeError):  # it was lost, or never begun
+            self._pipeline.stop()
 
 
 class Recorded:
