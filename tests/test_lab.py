@@ -298,6 +298,23 @@ def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
     assert "the operator is asked at the terminal, and there is none" in done.stderr
 
 
+def test_a_lab_is_given_as_it_is_or_by_its_fields_or_by_their_file(tmp_path: Path) -> None:
+    eye = look_at((0.9, 0.5, 1.3), (0.0, 0.3, 0.6))
+    fields = REHEARSAL | {"cameras": {"front": {"source": "rendered", "pose": [*eye]}}}
+    itself = Lab(robot="rehearsal", cameras={"front": LabCamera(source="rendered", pose=eye)})
+    for lab in (itself, fields, write(tmp_path / "lab.json", fields)):
+        env: Any = gym.make(ENV, lab=lab).unwrapped
+        assert env.lab == itself
+        assert env.cameras[0].pose == eye
+    for wrong, why in (
+        (3, "lab: 3: expected a Lab, its fields, or the file with them"),
+        ({**fields, "address": {1}}, "lab: expected plain numbers, texts, lists and dicts"),
+        ({**fields, "robot": "arm"}, "lab: robot: Input should be 'franka' or 'rehearsal'"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            gym.make(ENV, lab=wrong)
+
+
 def test_a_student_learns_in_simulation_to_see_through_a_labs_cameras(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
