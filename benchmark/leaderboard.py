@@ -45,7 +45,8 @@ Every environment has a table of its own, and a row is one policy, scored by
 
 A student is named by what reads its observations, the head that makes actions of it, and its
 preset (`light` is trained on one core, `paper` has the published sizes) and the seed of its
-training. Rows of DINOv2 are missing: its weights have not been at hand; the code is tested with a
+training. *Of its estimate alone*: the head sees what was estimated of the state, and no more of the
+picture. Rows of DINOv2 are missing: its weights have not been at hand; the code is tested with a
 small random model.
 """
 

@@ -306,5 +306,5 @@ def test_demonstrations_are_collected_on_it_and_learned_from(
         head = json.loads(raw["data"].attrs["env_args"])
         head["env_kwargs"]["world"] = "botop"
         raw["data"].attrs["env_args"] = json.dumps(head)
-    with pytest.raises(ValueError, match="env_kwargs: 'world': expected other options"):
+    with pytest.raises(ValueError, match="env_kwargs: 'world': expected some of"):
         DemoFile(out)
