@@ -115,19 +115,19 @@ def test_who_is_told_nothing_stands_still_and_what_is_late_is_said(env: Any) -> 
         env.step(away)
     time.sleep(0.3)  # a policy that thinks
     *_, info = env.step(env.controller.command)
-    assert 0.29 <= info["delay"] < STALE
+    assert 0.2 <= info["delay"] < STALE
     stood = env.state.q
     assert np.abs(stood - env.controller.command).max() < 0.005
     time.sleep(0.3)
     *_, info = env.step(env.controller.command)
     assert np.abs(env.state.q - stood).max() < 1e-3
     # An answer to what was seen long ago is not followed, and what comes next is.
-    time.sleep(STALE + 0.1)
+    time.sleep(2 * STALE)  # its clock may fall behind ours
     for _ in range(3):
         *_, info = env.step(away)
         assert info["delay"] > STALE
         assert np.abs(env.state.q - stood).max() < 1e-3
-        time.sleep(STALE + 0.1)
+        time.sleep(2 * STALE)
     env.reset(seed=0)
     for _ in range(4):
         env.step(away)
@@ -145,7 +145,7 @@ def test_a_late_action_that_is_delayed_too_is_no_jump() -> None:
         env.step(away)
     for _ in range(2):  # what was decided long ago is not followed, nor remembered
         before = env.controller.command
-        time.sleep(STALE + 0.1)
+        time.sleep(2 * STALE)
         *_, info = env.step(away)
         assert info["delay"] > STALE
         assert np.array_equal(env.controller.command, before)
