@@ -338,7 +338,8 @@ class DemoFile:
         for name in sorted(set(options) - set(OPTIONS)):
             raise ValueError(f"env_kwargs: {name!r}: expected some of {', '.join(OPTIONS)}")
         if "lab" in options:
-            lab = make_lab(options["lab"])
+            # A text would be the name of a file, to be opened.
+            lab = make_lab(options["lab"]) if isinstance(options["lab"], dict) else None
             if lab is None or lab != lab.drawn():
                 raise ValueError(
                     "env_kwargs: lab: expected where cameras are, and no more: a rehearsal, with "

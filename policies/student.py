@@ -136,11 +136,12 @@ class Student(nn.Module):
         else:
             with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.bf16):
                 features = self.encoder(self._normalised(seen)).float()
-        parts = [self.agent_pos_scale(agent_pos), self.goal_scale(goal)]
+        own = self.agent_pos_scale(agent_pos)
+        parts = [own, self.goal_scale(goal)]
         if self.architecture.features or self.architecture.encoder == "state":
-            parts.insert(0, features)
+            parts = [features, *parts]
         if self.architecture.estimate and obj is None:
-            informed = torch.cat([features, parts[-2]], 1) if self.layout.carried else features
+            informed = torch.cat([features, own], 1) if self.layout.carried else features
             estimate = Estimate(self.estimator(informed), None)
             if self.surveyor is not None:
                 logits = self.surveyor(features).unflatten(1, 2 * (surroundings.CELLS,))

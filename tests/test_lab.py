@@ -364,12 +364,16 @@ def test_a_student_learns_in_simulation_to_see_through_a_labs_cameras(
     assert result["lab"]["cameras"]["front"]["pose"] == eye
     # Of a stranger's laboratory, a file tells where its cameras are, and nothing that would be
     # opened.
-    with h5py.File(files["lab"], "r+") as raw:
-        head = json.loads(raw["data"].attrs["env_args"])
-        head["env_kwargs"]["lab"]["cameras"]["front"]["source"] = "recorded:/etc"
-        raw["data"].attrs["env_args"] = json.dumps(head)
-    with pytest.raises(ValueError, match="expected where cameras are, and no more"):
-        DemoFile(files["lab"])
+    with DemoFile(files["lab"]) as file:
+        head = file.env_args
+    drawn = {"robot": "rehearsal", "cameras": {"front": {"source": "rendered"}}}
+    named = write(tmp_path / "named.json", drawn)
+    for strange in (str(named), drawn | {"cameras": {"front": {"source": "recorded:/etc"}}}):
+        head["env_kwargs"]["lab"] = strange
+        with h5py.File(files["lab"], "r+") as raw:
+            raw["data"].attrs["env_args"] = json.dumps(head)
+        with pytest.raises(ValueError, match="expected where cameras are, and no more"):
+            DemoFile(files["lab"])
 
 
 def test_two_policies_take_turns_and_nobody_is_told_which_acts(tmp_path: Path) -> None:
