@@ -87,6 +87,11 @@ class Randomization:
                     f"randomize: {name}: {value!r}; expected a number from 0 to {most}"
                 )
 
+    @property
+    def moves_cameras(self) -> bool:
+        """Whether cameras are not exactly where they should be."""
+        return any((self.camera_position, self.camera_rotation, self.camera_fov))
+
     def sample(
         self, rng: np.random.Generator, bodies: Sequence[Body], cameras: Sequence[Camera]
     ) -> Draw:

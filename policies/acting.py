@@ -282,7 +282,9 @@ def load_student(folder: Path, env_id: str, device: str = "cpu") -> StudentPolic
     env = gym.make(env_id, disable_env_checker=True, **env_options(student))
     try:
         assert isinstance(env.unwrapped, KomoEnv)
-        here = replace(layout_of(env.unwrapped, env_id), env_id=layout.env_id)
+        here = layout_of(env.unwrapped, env_id)
+        # Where cameras stand exactly may differ from what it knows.
+        here = replace(here, env_id=layout.env_id, carried=layout.carried)
         # A student of pictures may meet other things than it knows, and a state has no place
         # for them.
         if card.architecture.encoder != "state":

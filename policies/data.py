@@ -35,7 +35,9 @@ class Layout:
     cameras: tuple[str, ...]
     """Whose pictures are seen, side by side."""
     carried: bool
-    """Whether the robot carries one of them, so that what it sees depends on where it is."""
+    """Whether what they see is read together with where the robot is: because it carries one of
+    them, or because none stands exactly where it should, and the robot is what tells by how much.
+    """
     image_size: int
     action_size: int
     command: tuple[int, int]
@@ -72,7 +74,8 @@ def layout_of(env: KomoEnv, env_id: str) -> Layout:
         env_id=env_id,
         control_mode=env.control_mode,
         cameras=tuple(camera.name for camera in env.cameras),
-        carried=any(camera.parent is not None for camera in env.cameras),
+        carried=any(camera.parent is not None for camera in env.cameras)
+        or (env.randomization is not None and env.randomization.moves_cameras),
         image_size=height,
         action_size=action_size[env.control_mode],
         command=command[env.control_mode],

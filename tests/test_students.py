@@ -25,7 +25,7 @@ from policies import load_policy, surroundings
 from policies.acting import load_student
 from policies.checkpoint import load_checkpoint
 from policies.config import make
-from policies.data import load_frames, open_layout
+from policies.data import layout_of, load_frames, open_layout
 from policies.evaluate import successes
 from policies.learner import Learner
 from policies.load import PRETRAINED
@@ -166,6 +166,18 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(demos, student
     assert done.returncode == 2
     assert "architecture" in done.stderr
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_where_cameras_stand_exactly_may_differ_from_what_a_student_knows(student):
+    policy = load_student(student, "KomoPushRandomized-v0")
+    together = {}
+    for randomize in ("felt", "seen"):
+        env = gym.make("KomoPush-v0", obs_mode="rgb", image_size=48, randomize=randomize)
+        obs, _ = env.reset(seed=0)
+        assert env.action_space.contains(policy.predict(obs)[0])
+        together[randomize] = layout_of(env.unwrapped, "KomoPush-v0").carried
+        env.close()
+    assert together == {"felt": False, "seen": True}
 
 
 @pytest.mark.parametrize(
