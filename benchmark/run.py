@@ -83,9 +83,11 @@ class Arguments:
     report: bool = True
     """Whether to film typical episodes, and to write report.html."""
     episode_seconds: float = Limits.seconds
-    """Wall time after which an episode is ended, and has failed."""
+    """Wall time after which an episode is ended, and has failed; there is no limit beside a real
+    robot, where the operator ends it."""
     memory_gib: float = Limits.gib
-    """Memory of one worker beyond which its episode is ended, and has failed."""
+    """Memory of one worker beyond which its episode is ended, and has failed, but beside a real
+    robot."""
     trust_code: bool = False
     """Whether --policy may run code of its author's: a Python file, a .zip of
     Stable-Baselines3."""
@@ -193,8 +195,9 @@ def prepare(arguments: Arguments, module: str = MODULE) -> tuple[EpisodeLog, Clu
         device=arguments.device,
         date=now.isoformat(timespec="seconds"),
         command=_command(module),
-        episode_seconds=arguments.episode_seconds,
-        memory_gib=arguments.memory_gib,
+        # Beside a real robot it is the operator who ends what takes too long.
+        episode_seconds=None if arguments.world == "real" else arguments.episode_seconds,
+        memory_gib=None if arguments.world == "real" else arguments.memory_gib,
     )
     # With microseconds, for several runs may begin in the same second.
     folder = arguments.out or Path("runs") / f"{Path(arguments.policy).name}-{now:%Y%m%d-%H%M%S-%f}"

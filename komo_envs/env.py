@@ -289,7 +289,9 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         if self._live is not None:
             self._live.check_sees(self.bodies, self.obs_mode, self.reward_mode)
             if self._state is None:  # for the first time, or after something went wrong
-                self._live.operator.confirm("The arm is about to move to its home position.")
+                known = self._live.what_is_known(self.bodies)
+                motion = "The arm is about to move to its home position."
+                self._live.operator.confirm(f"{known} {motion}")
         self._state = None
         state = self.world.reset(home, self.bodies, collides, varied.stiffness)
         self._state = state if self._live is None else self._lay_out(self._live, home, state)

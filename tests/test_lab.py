@@ -199,7 +199,9 @@ def test_a_rehearsal_is_as_the_real_thing_will_be(tmp_path: Path) -> None:
     operator = Quiet()
     env = make(REHEARSAL, tmp_path, operator)
     _, info = env.reset(seed=0)
-    assert operator.heard == ["The arm is about to move to its home position."]
+    [heard] = operator.heard
+    assert heard.endswith("The arm is about to move to its home position.")
+    assert heard.startswith("puck: no marker. You will be asked how an episode ended.")
     assert operator.layouts[0].shape == (480, 640, 3)
     assert info["delay"] == 0.0
     assert not info["is_success"]
@@ -280,6 +282,8 @@ def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "result.json").read_text())
     assert (result["world"], result["workers"]) == ("real", 1)
+    assert result["episode_seconds"] is None, "nobody but the operator ends an episode"
+    assert "Markers say where things are" in done.stdout
     assert result["lab"]["markers"]["puck"]["id"] == 40
     assert result["tasks"][ENV]["successes"] == 2
     assert len(list((out / "layouts").glob("layout-0*.png"))) == 2

@@ -81,6 +81,14 @@ class Live:
                     f"marker on each, or another {name}"
                 )
 
+    def what_is_known(self, bodies: Sequence[Body]) -> str:
+        """Who says how an episode ended, for the operator to read before anything moves."""
+        unseen, worn = self.unseen(bodies), sorted(self._lab.markers)
+        if not unseen:
+            return "Markers say where things are, and how an episode ended."
+        there = f"; the lab has markers on {', '.join(worn)}" if worn else ""
+        return f"{', '.join(unseen)}: no marker{there}. You will be asked how an episode ended."
+
     def hidden(self, state: WorldState, bodies: Sequence[Body]) -> list[str]:
         """Names of the bodies whose marker has not been seen yet."""
         poses = zip(bodies, state.body_poses, strict=True)
