@@ -24,8 +24,9 @@ from benchmark.blind import order
 from experts.demos import DemoFile
 from komo_envs.lab import Lab, LabCamera, Marker, load_lab
 from komo_envs.lab.live import Live
+from komo_envs.lab.markers import compose, draw_board
 from komo_envs.lab.streams import CameraLost, Frame, Lens, Recorded, cut, record
-from komo_envs.scene import Camera, look_at
+from komo_envs.scene import ROBOT_LINKS, Camera, look_at
 from komo_envs.worlds.rai import RobotStopped, SimulationError
 from policies import train
 
@@ -114,6 +115,40 @@ def test_a_camera_is_found_and_the_simulation_sees_through_it(
     assert done.returncode == 2
     assert done.stderr == "komo_envs.lab.calibrate: 0 of the board's 35 markers are seen\n"
     assert load_lab(away).cameras["front"].pose is None
+
+
+def test_a_carried_camera_is_found(tmp_path: Path, command: Command) -> None:
+    source = f"recorded:{tmp_path / 'pictures'}"
+    cameras = {"wrist": {"source": source}}
+    file = write(tmp_path / "lab.json", {"robot": "franka", "cameras": cameras})
+    env: Any = gym.make(ENV, obs_mode="rgb", cameras=("wrist",))
+    env.reset(seed=0)
+    inner = env.unwrapped
+    [camera] = inner.cameras
+    q = inner.state.q
+    hand = inner.state.link_poses[ROBOT_LINKS.index("hand")]
+    off = Rotation.from_euler("xyz", [3, -2, 4], degrees=True).as_quat(scalar_first=True)
+    here = compose(camera.pose, [0.01, -0.005, 0.008, *off])  # not quite where it should be
+    page = np.pad(draw_board(4000), 40, constant_values=255)
+    size = (page.shape[1] / 4000, page.shape[0] / 4000)
+    turn = Rotation.from_euler("z", 90, degrees=True).as_quat(scalar_first=True)
+    board = [*inner.state.link_poses[-1][:2], 0.65, *turn]
+    record(photograph(page, size, board, compose(hand, here)), tmp_path / "pictures", 0)
+    at = ("--camera", "wrist", "--pictures", 1, "--at", board[0], board[1], "--yaw", 90)
+    for words, reason in (
+        (at, "--joints: expected those of the arm, which carries it, with --camera wrist"),
+        ((*at, "--joints", *q[:6], 7), "expected each within the arm's limits"),
+    ):
+        done = command("komo_envs.lab.calibrate", file, *words)
+        assert done.returncode == 2
+        assert reason in done.stderr
+        assert load_lab(file).cameras["wrist"].pose is None
+    done = command("komo_envs.lab.calibrate", file, *at, "--joints", *q)
+    assert done.returncode == 0, done.stderr
+    found = load_lab(file).cameras["wrist"].pose
+    assert found is not None
+    assert np.abs(np.subtract(found[:3], here[:3])).max() < 0.003
+    env.close()
 
 
 @pytest.mark.parametrize(("height", "accuracy"), [(None, 0.02), (0.68, 0.002)])

@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import gymnasium as gym
 import imageio.v3 as iio
 import numpy as np
 import tyro
 from scipy.spatial.transform import Rotation
 
+from komo_envs.env import KomoEnv
+from komo_envs.ids import find_spec
 from komo_envs.lab.markers import (
     BOARD_MARKER,
     board_size,
@@ -21,8 +24,10 @@ from komo_envs.lab.markers import (
 )
 from komo_envs.lab.setup import Lab, load_lab, save_lab
 from komo_envs.lab.streams import open_stream
+from komo_envs.scene import ROBOT_LINKS, Array
 from komo_envs.tasks.base import TABLE_TOP
 from komo_envs.tools.cli import fail, parse
+from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW, Kinematics
 
 MODULE = "komo_envs.lab.calibrate"
 DOTS = 300 / 0.0254  # a metre, in print
@@ -34,12 +39,16 @@ flat, or was printed in another size, or the lens is not as it says."""
 
 @dataclass(frozen=True)
 class Arguments:
-    """Find where a static camera of a laboratory is, from a printed board at a known place."""
+    """Find where a camera of a laboratory is, from a printed board at a known place."""
 
     lab: Annotated[Path, tyro.conf.Positional]
     """The file that says what the laboratory has; the camera's pose is written into it."""
     camera: str = "front"
     """Its name there."""
+    env: str = "KomoPush-v0"
+    """The environment that has a camera of that name, and knows whether the robot carries it."""
+    joints: tuple[float, float, float, float, float, float, float] | None = None
+    """Of a camera that the robot carries: where the arm's joints are while it looks, rad."""
     at: tuple[float, float] = (0.0, 0.3)
     """Where the middle of the board lies on the table, x and y in the world, m. The robot's base
     stands at (0, -0.2), and looks along y."""
@@ -64,6 +73,7 @@ def main() -> None:
         if arguments.camera not in lab.cameras:
             known = ", ".join(lab.cameras) or "none"
             raise ValueError(f"--camera {arguments.camera}: {arguments.lab} has {known}")
+        check_joints(arguments)
         if arguments.pictures < 1:
             raise ValueError(f"--pictures {arguments.pictures}: expected 1 or more")
         calibrated, error = calibrate(lab, arguments)
@@ -72,9 +82,10 @@ def main() -> None:
         fail(MODULE, error_)
     pose = calibrated.cameras[arguments.camera].pose
     assert pose is not None
+    frame = "the world" if arguments.joints is None else "the hand"
     print(
-        f"{arguments.camera} is at ({', '.join(f'{x:.3f}' for x in pose[:3])}) m; the board's "
-        f"corners are seen {error:.2f} pixels off, in the mean. {arguments.lab} has it now."
+        f"{arguments.camera} is at ({', '.join(f'{x:.3f}' for x in pose[:3])}) m of {frame}; the "
+        f"board's corners are seen {error:.2f} pixels off, in the mean. {arguments.lab} has it now."
     )
 
 
@@ -93,6 +104,33 @@ def draw(path: Path) -> None:
     )
 
 
+def check_joints(arguments: Arguments) -> None:
+    """Refuse a camera that the env has not, and joints that do not go with it.
+
+    Raises:
+        ValueError: The message names what is wrong.
+    """
+    find_spec(arguments.env)
+    env = gym.make(arguments.env, disable_env_checker=True).unwrapped
+    assert isinstance(env, KomoEnv)
+    parents = {camera.name: camera.parent for camera in env.task.cameras}
+    env.close()
+    name, joints = arguments.camera, arguments.joints
+    if name not in parents:
+        raise ValueError(f"--camera {name}: {arguments.env} has {', '.join(parents)}")
+    if (parents[name] is None) != (joints is None):
+        expected = "none, for it stands still" if joints else "those of the arm, which carries it"
+        raise ValueError(f"--joints: expected {expected}, with --camera {name}")
+    if (
+        joints is not None
+        and not ((np.array(joints) >= JOINT_LOW) & (np.array(joints) <= JOINT_HIGH)).all()
+    ):
+        raise ValueError(
+            f"--joints {' '.join(map(str, joints))}: expected each within the arm's limits, rad, "
+            f"{JOINT_LOW.tolist()} to {JOINT_HIGH.tolist()}"
+        )
+
+
 def calibrate(lab: Lab, arguments: Arguments) -> tuple[Lab, float]:
     """The laboratory with the camera where it is, and the mean error in pixels.
 
@@ -107,6 +145,8 @@ def calibrate(lab: Lab, arguments: Arguments) -> tuple[Lab, float]:
         raise ValueError(f"--camera {arguments.camera}: its pictures are rendered: nothing to find")
     turn = Rotation.from_euler("z", arguments.yaw, degrees=True).as_quat(scalar_first=True)
     board = np.array([*arguments.at, arguments.height, *turn])
+    if arguments.joints is not None:  # a carried camera's pose is in the frame of the hand
+        board = compose(invert(hand(np.array(arguments.joints))), board)
     poses, errors = [], []
     try:
         for _ in range(arguments.pictures):
@@ -125,6 +165,12 @@ def calibrate(lab: Lab, arguments: Arguments) -> tuple[Lab, float]:
     x, y, z = np.mean([pose[:3] for pose in poses], axis=0).tolist()
     found = replace(camera, pose=(x, y, z, *turns.as_quat(scalar_first=True).tolist()))
     return replace(lab, cameras={**lab.cameras, arguments.camera: found}), error
+
+
+def hand(q: Array) -> Array:
+    """Pose (7,) of the hand in the world, with the arm's joints at ``q`` (7,), rad."""
+    _, links = Kinematics((0, 0, 0, 1, 0, 0, 0)).poses(q)
+    return links[ROBOT_LINKS.index("hand")]
 
 
 if __name__ == "__main__":
