@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,28 +60,30 @@ def run_python(tmp_path: Path) -> RunPython:
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Command]:
+@pytest.fixture(scope="session")
+def command() -> Command:
     """Run ``python -m MODULE ...`` in the project's folder, in this process, which is fast."""
 
     def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         words = [module, *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", words)
-        monkeypatch.chdir(PROJECT)
-        capsys.readouterr()
-        code = 0
-        try:
-            importlib.import_module(module).main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(words, code, said.out, said.err)
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        handler = signal.getsignal(signal.SIGTERM)
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            patch.setattr(sys, "argv", words)
+            patch.chdir(PROJECT)
+            try:
+                importlib.import_module(module).main()
+            except SystemExit as end:
+                code = int(end.code or 0)
+            finally:
+                signal.signal(signal.SIGTERM, handler)
+        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
-    handler = signal.getsignal(signal.SIGTERM)
-    yield run
-    signal.signal(signal.SIGTERM, handler)
+    return run
 
 
 def run_module(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:

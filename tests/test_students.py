@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from common import wait_for
-from conftest import PROJECT
+from conftest import PROJECT, Command
 from safetensors.torch import load_file, save_file
 
 from experts.demos import DemoFile
@@ -34,25 +34,15 @@ from policies.student import direction
 TINY = ("--steps", 10, "--validation", 1, "--episodes", 3)
 
 
-def command(module: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", module, *map(str, arguments)]
-
-
-def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(module, *arguments), capture_output=True, text=True, cwd=PROJECT, check=False
-    )
-
-
 @pytest.fixture(scope="module")
-def demos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def demos(tmp_path_factory: pytest.TempPathFactory, command: Command) -> dict[str, Path]:
     """Some demonstrations of each task, with small pictures; of the shelf by two cameras."""
     folder = tmp_path_factory.mktemp("demos")
     files = {}
     tasks = {"push": ("KomoPush-v0", "front"), "shelf": ("KomoShelfHard-v0", "front", "wrist")}
     for name, (env_id, *cameras) in tasks.items():
         files[name] = folder / f"{name}.h5"
-        done = run(
+        done = command(
             *("experts.collect", "--env", env_id, "--episodes", 4, "--image-size", 48),
             *("--cameras", *cameras, "--out", files[name]),
         )
@@ -61,10 +51,12 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def student(demos: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def student(
+    demos: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, command: Command
+) -> Path:
     """A student of push that has hardly learned anything."""
     out = tmp_path_factory.mktemp("student")
-    done = run("policies.train", "--demos", demos["push"], "--out", out, *TINY)
+    done = command("policies.train", "--demos", demos["push"], "--out", out, *TINY)
     assert done.returncode == 0, done.stderr
     assert "validation episodes" in done.stdout
     return out / "seed0"
@@ -149,20 +141,24 @@ def test_a_seed_decides_the_weights(demos):
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
-def test_a_killed_training_goes_on_and_ends_with_the_same_weights(demos, student, tmp_path):
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
+    demos, student, tmp_path, command
+):
     words = ("policies.train", "--demos", demos["push"], "--out", tmp_path, *TINY)
-    process = subprocess.Popen(command(*words), cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", *map(str, words)], cwd=PROJECT, stderr=subprocess.PIPE, text=True
+    )
     wait_for((tmp_path / "seed0" / "state.pt").exists)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "seed0" / "policy.json").exists()
-    done = run(*words)
+    done = command(*words)
     assert done.returncode == 0, done.stderr
     ours, theirs = (folder / "model.safetensors" for folder in (tmp_path / "seed0", student))
     assert ours.read_bytes() == theirs.read_bytes()
     assert not (tmp_path / "seed0" / "state.pt").exists()
     # Other options are another student.
-    done = run(*words, "--context", 2)
+    done = command(*words, "--context", 2)
     assert done.returncode == 2
     assert "architecture" in done.stderr
     assert ours.read_bytes() == theirs.read_bytes()
@@ -239,7 +235,7 @@ def test_an_ensemble_is_the_mean_of_what_all_chunks_say(student, demos, tmp_path
         np.testing.assert_allclose(action, wanted, atol=1e-5)
 
 
-def test_a_student_is_scored(student, tmp_path):
+def test_a_student_is_scored(student, tmp_path, command):
     out = tmp_path / "run"
     words = (
         "benchmark.run",
@@ -251,13 +247,13 @@ def test_a_student_is_scored(student, tmp_path):
         "--episodes",
         2,
     )
-    done = run(*words, "--out", out)
+    done = command(*words, "--out", out)
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "result.json").read_text())
     assert result["policy"]["name"] == "resnet18 rgb, transformer, light, seed 0"
     assert not result["policy"]["privileged"]
     assert result["policy"]["learning"]["demonstrations"] == 3
-    done = run(
+    done = command(
         "benchmark.run",
         "--no-report",
         "--policy",
@@ -324,7 +320,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda name: name.replace(" ", "-"))
-def test_a_damaged_checkpoint_is_one_clear_error(student, tmp_path, damage):
+def test_a_damaged_checkpoint_is_one_clear_error(student, tmp_path, damage, command):
     folder = tmp_path / "student"
     shutil.copytree(student, folder)
     spoil, message = DAMAGES[damage]
@@ -334,17 +330,17 @@ def test_a_damaged_checkpoint_is_one_clear_error(student, tmp_path, damage):
     assert str(folder) in str(caught.value)
     if damage in ("no weights", "cut off"):  # the command says it in a line, and begins nothing
         words = ("--policy", folder, "--episodes", 1, "--out", tmp_path / "run")
-        done = run("benchmark.run", *words)
+        done = command("benchmark.run", *words)
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert "model.safetensors" in done.stderr
         assert not (tmp_path / "run").exists()
 
 
-def test_an_expert_takes_over_from_a_student(student, demos, tmp_path):
+def test_an_expert_takes_over_from_a_student(student, demos, tmp_path, command):
     file = tmp_path / "taken.h5"
     words = ("--policy", student, "--out", file, "--episodes", 2, "--first-seed", 500)
-    done = run("policies.collect", *words)
+    done = command("policies.collect", *words)
     assert done.returncode == 0, done.stderr
     layout = open_layout([file], None)
     frames = load_frames([file], layout, "rgb", 4)
@@ -358,14 +354,14 @@ def test_an_expert_takes_over_from_a_student(student, demos, tmp_path):
         # One that takes over late may run out of time.
         assert any(demo.success for demo in taken)
     words = ("--demos", demos["push"], file, "--encoder", "state", "--out", tmp_path / "second")
-    done = run("policies.train", *words, *TINY[:4], "--episodes", 3)
+    done = command("policies.train", *words, *TINY[:4], "--episodes", 3)
     assert done.returncode == 0, done.stderr
     card = json.loads((tmp_path / "second" / "seed0" / "policy.json").read_text())
     used = {name: part["demonstrations"] for name, part in card["origin"]["demos"].items()}
     assert used == {"push.h5": 2, "taken.h5": 1}
     # A student of states is scored as one that sees more than a robot does.
     words = ("--env", "KomoPush-v0", "--episodes", 1, "--no-report", "--out", tmp_path / "run")
-    done = run("benchmark.run", "--policy", tmp_path / "second" / "seed0", *words)
+    done = command("benchmark.run", "--policy", tmp_path / "second" / "seed0", *words)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["policy"]["privileged"]
 
@@ -383,9 +379,9 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_student_with_dinov2(demos, backbone, tmp_path):
+def test_a_student_with_dinov2(demos, backbone, tmp_path, command):
     words = ("--demos", demos["push"], "--encoder", "dinov2", "--backbone", backbone)
-    done = run("policies.train", *words, "--out", tmp_path, *TINY)
+    done = command("policies.train", *words, "--out", tmp_path, *TINY)
     assert done.returncode == 0, done.stderr
     [cache] = demos["push"].parent.glob("push.h5.dinov2-*.npy")
     with DemoFile(demos["push"]) as file:
@@ -437,13 +433,13 @@ def test_a_shipped_student_does_as_its_card_says(folder):
     assert solved >= 20 * rate - 3
 
 
-def test_onnx_gives_the_same_actions(demos, tmp_path):
+def test_onnx_gives_the_same_actions(demos, tmp_path, command):
     env_id = "KomoShelfHard-v0"  # of two cameras, and with things around that are mapped
     words = ("--demos", demos["shelf"], "--head", "diffusion", "--modality", "depth", *TINY)
-    assert run("policies.train", *words, "--out", tmp_path).returncode == 0
+    assert command("policies.train", *words, "--out", tmp_path).returncode == 0
     folder, file = tmp_path / "seed0", tmp_path / "student.onnx"
     break_card(folder, architecture__sampling_steps=2)  # each is a network of its own in the file
-    done = run("policies.onnx", folder, "--out", file)
+    done = command("policies.onnx", folder, "--out", file)
     assert done.returncode == 0, done.stderr
     ours, theirs = (load_student(path, env_id) for path in (folder, file))
     env = gym.make(env_id, **theirs.env_options)
@@ -455,10 +451,14 @@ def test_onnx_gives_the_same_actions(demos, tmp_path):
         states = tuple(state for _, state in actions)
         observation, *_ = env.step(actions[1][0])
     env.close()
-    done = run("benchmark.run", "--no-report", "--policy", file, "--env", env_id, "--episodes", 1)
+    done = command(
+        "benchmark.run", "--no-report", "--policy", file, "--env", env_id, "--episodes", 1
+    )
     assert done.returncode == 0, done.stderr
     file.write_bytes(file.read_bytes()[:1000])
-    done = run("benchmark.run", "--no-report", "--policy", file, "--env", env_id, "--episodes", 1)
+    done = command(
+        "benchmark.run", "--no-report", "--policy", file, "--env", env_id, "--episodes", 1
+    )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "is no ONNX file" in done.stderr
