@@ -39,14 +39,13 @@ def test_same_in_another_process_and_after_messy_episodes(
     env = gym.make(env_id, **mode)
     expected = random_rollout(env, 7, STEPS)
     assert len(set(expected)) == STEPS + 1, "the arm moves"
-    for seed in range(20):
+    for seed in range(10):
         random_rollout(env, 1000 + seed, 5 + seed)
     assert random_rollout(env, 7, STEPS) == expected
     env.close()
-    for _ in range(2):
-        done = run_python(SCRIPT, env_id, json.dumps(mode))
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == expected
+    done = run_python(SCRIPT, env_id, json.dumps(mode))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == expected
 
 
 @pytest.mark.parametrize("env_id", ["KomoPush-v0", "KomoShelfHard-v0"])

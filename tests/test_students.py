@@ -71,19 +71,19 @@ def learner(demos: Path, seed: int = 0, **options: Any) -> Learner:
     return Learner(architecture, training, frames, layout, seed)
 
 
-@pytest.mark.parametrize("task", ["push", "shelf"])
 @pytest.mark.parametrize(
-    "options",
+    ("task", "options"),
     [
-        {"encoder": "state", "head": "transformer"},
-        {"encoder": "state", "head": "act"},
-        {"encoder": "state", "head": "diffusion", "denoiser": "transformer"},
-        {"encoder": "state", "head": "diffusion", "denoiser": "unet"},
-        {"modality": "rgb", "readout": "grid"},
-        {"modality": "rgb", "readout": "softmax", "features": False},
-        {"modality": "depth", "readout": "pool"},
+        ("push", {"encoder": "state", "head": "transformer"}),
+        ("shelf", {"encoder": "state", "head": "act"}),
+        ("push", {"encoder": "state", "head": "diffusion", "denoiser": "transformer"}),
+        ("shelf", {"encoder": "state", "head": "diffusion", "denoiser": "unet"}),
+        ("push", {"modality": "rgb", "readout": "grid"}),
+        ("shelf", {"modality": "rgb", "readout": "softmax", "features": False}),
+        ("push", {"modality": "depth", "readout": "softmax"}),
+        ("shelf", {"modality": "depth", "readout": "pool"}),
     ],
-    ids=lambda options: "-".join(map(str, options.values())),
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())),
 )
 def test_a_batch_is_learned_by_heart(demos, task, options):
     trained = learner(demos[task], clips=4, colour=0.0, depth_noise=0.0, **options)
