@@ -127,8 +127,9 @@ class HandoverRecorder:
     def predict(
         self, obs: Observation, state: Any = None, episode_start: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[Any], Any]:
-        """The student's action (A,), who sees what it is used to, and not what is recorded."""
-        seen = self._env.observe(self._student.env_options["obs_mode"])
+        """The student's action (A,); one of states sees what is not recorded with the pictures."""
+        states = self._student.env_options["obs_mode"] == "state"
+        seen = self._env.observe("state") if states else obs
         return self._student.predict(seen, state, episode_start)
 
     def close(self) -> None:
