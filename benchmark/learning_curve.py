@@ -21,7 +21,7 @@ class Arguments:
     """Draw how success grows with demonstrations, from results of students.
 
     Results of the same environment, encoder, head and preset are points of one line, with their
-    95 % intervals.
+    95 % intervals: give it students that differ in nothing else.
     """
 
     results: Positional[tuple[Path, ...]]

@@ -111,8 +111,9 @@ def find_writer(to: str) -> Write:
 
         return minari.write
     except ModuleNotFoundError as error:
+        newer = "; Minari takes Python 3.11 or newer" if to == "minari" else ""
         raise ValueError(
-            f"--to {to}: {error.name} is not installed; pip install 'komo-envs[export]'"
+            f"--to {to}: {error.name} is not installed; pip install '.[export]'{newer}"
         ) from error
 
 

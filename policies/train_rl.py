@@ -19,7 +19,7 @@ MODULE = "policies.train_rl"
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Learn from rewards alone, with Stable-Baselines3. The same command goes on where it stopped.
+    """Learn by reinforcement, with Stable-Baselines3. The same command goes on where it stopped.
 
     The policy sees the privileged state and moves by increments (control_mode ee_delta). Each seed
     trains in a process of one thread; what solves most validation episodes is kept, as a file that

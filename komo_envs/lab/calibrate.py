@@ -96,7 +96,7 @@ def draw(path: Path) -> None:
         OSError: It cannot be written.
     """
     picture = np.pad(draw_board(DOTS), round(MARGIN * DOTS), constant_values=255)
-    iio.imwrite(path, picture)
+    iio.imwrite(path, picture, dpi=(300, 300))
     width, height = board_size()
     print(
         f"{path}: print it at 300 dots an inch, unscaled: a marker is {BOARD_MARKER * 100:g} cm "
