@@ -26,6 +26,18 @@ class ActionError(ValueError):
     """What was given is no action."""
 
 
+class IsSafe:
+    """Whether a task calls joint positions (7,), rad, safe for an arm. Can be pickled."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._kinematics: Kinematics | None = None
+
+    def __call__(self, q: Array) -> bool:
+        self._kinematics = self._kinematics or Kinematics(self._task.tool)
+        return self._task.is_safe(*self._kinematics.poses(q))
+
+
 class Controller:
     """Turns actions into joint references, one after another.
 

@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 from komo_envs.arguments import check_choice, check_size, make_task, select_cameras
 from komo_envs.cameras import Image, Renderer
-from komo_envs.control import CONTROL_MODES, Controller
+from komo_envs.control import CONTROL_MODES, Controller, IsSafe
 from komo_envs.lab import Lab, Live, Operator, TerminalOperator, check_lab, make_lab
 from komo_envs.randomize import Variation, make_randomization
 from komo_envs.scene import Array, Body, Camera
@@ -533,7 +533,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         operator = self.operator or TerminalOperator(Path("layouts"))
         observed = [] if self.obs_mode == "state" else [camera.name for camera in self.cameras]
         live = Live(lab, operator, lab.calibrated(self.task.cameras), observed)
-        self.use_world(make_world("real", address, self.dry_run))
+        self.use_world(make_world("real", address, self.dry_run, IsSafe(self.task)))
         self._live = live
 
     def _lay_out(self, live: Live, home: Array, wanted_state: WorldState) -> WorldState:

@@ -6,8 +6,10 @@ import atexit
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+from komo_envs.scene import Array
 from komo_envs.worlds.base import CONTROL_PERIOD, World, WorldState
 
 if TYPE_CHECKING:
@@ -26,19 +28,25 @@ os.register_at_fork(
 )
 
 
-def make_world(name: WorldName, address: str | None = None, dry: bool = False) -> World:
+def make_world(
+    name: WorldName,
+    address: str | None = None,
+    dry: bool = False,
+    is_free: Callable[[Array], bool] | None = None,
+) -> World:
     """The world of that name.
 
     Args:
         name: Of the world.
         address: Of the control unit of a real robot; None where BotOp simulates it.
         dry: Whether a real robot is sent nothing.
+        is_free: See ``RobotWorld``; can be pickled.
     """
     from komo_envs.worlds.isolated import IsolatedWorld
 
     if name == "sim":
         return _simulation()
-    return IsolatedWorld("komo_envs.worlds.robot:RobotWorld", address, name == "real", dry)
+    return IsolatedWorld("komo_envs.worlds.robot:RobotWorld", address, name == "real", dry, is_free)
 
 
 def _simulation() -> World:

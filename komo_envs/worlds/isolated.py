@@ -26,6 +26,7 @@ from komo_envs.worlds.rai import SimulationError
 
 _EXIT_TIMEOUT = 5.0  # s
 _ANSWER_TIMEOUT = 120.0  # s; a robot that goes home takes its time
+_PATIENCE = 1.0  # s between two looks whether the parent is still there
 
 
 class IsolatedWorld:
@@ -138,11 +139,22 @@ def _end(
 
 def serve(descriptor: int) -> None:
     """The life of a child process: answer what comes through a socket until it closes."""
-    connection = Connection(descriptor)
+    connection, parent = Connection(descriptor), os.getppid()
     name, made_with = connection.recv()
     world: World = pkgutil.resolve_name(name)(*made_with)
+
+    def left() -> bool:
+        """Whether the parent has gone: a fork of it may keep the socket open."""
+        return os.getppid() != parent
+
+    if hasattr(world, "cancelled"):
+        # What comes while it is at something is that it is to close, or the end of the socket.
+        world.cancelled = lambda: left() or connection.poll(0)
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         while True:
+            while not connection.poll(_PATIENCE):
+                if left():
+                    raise EOFError
             method, arguments = connection.recv()
             if method == "close":
                 break

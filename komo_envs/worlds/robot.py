@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from komo_envs.scene import Array, Body
 from komo_envs.worlds.base import CONTROL_PERIOD, WorldState
-from komo_envs.worlds.motion import Motion, follow, go, stand
+from komo_envs.worlds.motion import Motion, brake, follow, go, stand
 from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW, LINK_FRAMES, load_panda, set_stiffness
 from komo_envs.worlds.rai import RobotStopped, SimulationError, plain_errors, quiet, ry
 
@@ -34,10 +35,16 @@ SLOW = 0.3
 """rad/s of the fastest joint on such a way."""
 DEAD = 1.0
 """Seconds of ours in which the robot's clock has to tick."""
+LOST = 0.2
+"""Seconds that the real robot's clock may lose in ``DEAD`` of ours. BotOp halts it, tick by tick,
+while the arm cannot follow: something holds it, or gives way to it."""
+PLANNED = 0.02
+"""Seconds on the robot's clock that a motion may be old when it is sent."""
 _LEAST = 1e-3  # rad; less is no motion
 _SETTLE = 0.3  # s that bodies have to come to rest on what they stand on
 _LOOK = 0.01  # s between two looks at the arm
 _SPAN = 0.03  # s over which bodies' velocities are taken
+_SAMPLES = 50  # of a straight way, to see whether it is free
 
 
 class RobotWorld:
@@ -47,21 +54,35 @@ class RobotWorld:
     an arm that has not been told anything by then stands still. What comes when half of its period
     is over begins a new one; what comes ``STALE`` seconds after its observation is not followed.
 
+    ``cancelled`` is asked at every look at the arm, every 10 ms: when it says so, the arm brakes
+    and is held. Whoever serves this world sets it, to say that nobody commands it any more.
+
     Args:
         address: Of the control unit of the robot itself. None: BotOp simulates the robot, and the
             bodies with it.
         stays: Whether a simulated arm stays where it is between episodes, as the robot itself does.
             It goes home on the way that it came.
-        dry: Whether it is sent nothing, and so does not move.
+        dry: Whether it is held where it is, and sent nothing.
+        is_free: Whether the arm may be at joint positions (7,), rad, for which nobody has vouched:
+            on the straight way home, where it came no other. Everywhere if None.
     """
 
-    def __init__(self, address: str | None = None, stays: bool = False, dry: bool = False) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        stays: bool = False,
+        dry: bool = False,
+        is_free: Callable[[Array], bool] | None = None,
+    ) -> None:
         self._address = address
         self._stays = stays or address is not None
         self._dry = dry
+        self._is_free = is_free or (lambda q: True)
+        self.cancelled: Callable[[], bool] = lambda: False
         self._bot: ry.BotOp | None = None
         self._stopped = True
         self._way: list[Array] = []
+        self._lags: deque[tuple[float, float]] = deque()
         ry.params_add({"disableGui": True})  # BotOp would open a window
 
     def reset(
@@ -80,8 +101,8 @@ class RobotWorld:
         """
         home = np.array(q, dtype=float)
         try:
-            if self._stays and self._bot is not None:
-                self._go_back(home)
+            if self._stays and self._bot is not None and self._ticks():
+                self._go_home(home)
             self._config = load_panda(bodies, arm_collides=arm_collides)
             frames = [frame.name for frame in self._config.getFrames()]
             self._links = [frames.index(name) for name in LINK_FRAMES]
@@ -91,7 +112,8 @@ class RobotWorld:
             if self._address is None:
                 self._simulate(STIFFNESS * stiffness)
             elif self._bot is None:
-                self._connect(home)
+                self._connect()
+                self._go_home(home)
             self._way = [home]
             self._stand(home)
             self._start = self._end = self._sent + _SETTLE
@@ -107,18 +129,18 @@ class RobotWorld:
             ry.params_add({"botsim/tau": 0.005, "botsim/verbose": 0, "bot/useGripper": False})
             self._bot = ry.BotOp(self._config, False)
 
-    def _connect(self, home: Array) -> None:
-        """Reach the robot itself, and bring it home.
+    def _connect(self) -> None:
+        """Reach the robot itself, and have it hold where it is.
 
         Raises:
-            SimulationError: it cannot be reached, or is too far from there.
+            SimulationError: it cannot be reached.
         """
         try:
             with quiet():
                 bot = ry.BotOp(self._config, True, False)
                 bot.floating()  # what BotOp would hold at first is where the configuration is
                 bot.launch_franka(self._address, self._config.getFrame("l_panda_base"), False)
-                here = bot.get_q()
+                bot.hold()
         except SimulationError as error:
             if "not implemented" in str(error):
                 raise SimulationError(
@@ -127,20 +149,47 @@ class RobotWorld:
                 ) from error
             raise
         self._bot = bot
-        away = np.abs(here - home)
-        if not away.max() <= NEAR:
-            self.close()
-            raise SimulationError(
-                f"joint {away.argmax() + 1} is {away.max():.2f} rad from home: bring the arm by "
-                f"hand within {NEAR} rad of {np.round(home, 2).tolist()}"
-            )
-        self._stand(here)
-        self._move(go(here, home, SLOW))
 
-    def _go_back(self, home: Array) -> None:
-        """Bring the arm home on the way that it came, which was free."""
+    def _ticks(self) -> bool:
+        """Whether the robot's clock goes on. If not, the robot has to be reached anew."""
+        assert self._bot is not None
+        start, end = self._bot.get_t(), time.monotonic() + DEAD
+        while self._bot.get_t() <= start:
+            if time.monotonic() > end:
+                with quiet():
+                    self._bot = None
+                return False
+            time.sleep(_LOOK)
+        return True
+
+    def _go_home(self, home: Array) -> None:
+        """Bring the arm home: on the way that it came, or straight if it came none.
+
+        Raises:
+            SimulationError: it is too far from there, or from that way, or the straight way is not
+                free.
+            RobotStopped: it was stopped on its way.
+        """
         assert self._bot is not None
         here = self._bot.get_q()
+        self._stand(here)
+        if self._way:
+            self._go_back(here, home)
+            return
+        away = np.abs(here - home)
+        by_hand = f"bring the arm by hand within {NEAR} rad of {np.round(home, 2).tolist()}"
+        if not away.max() <= NEAR:
+            raise SimulationError(
+                f"joint {away.argmax() + 1} is {away.max():.2f} rad from home: {by_hand}"
+            )
+        way = np.linspace(here, home, _SAMPLES)
+        if away.max() > _LEAST and not all(self._is_free(q) for q in way):
+            raise SimulationError(f"the straight way home is not free: {by_hand}, where it is")
+        self._move(go(here, home, SLOW))
+
+    def _go_back(self, here: Array, home: Array) -> None:
+        """Bring the arm home on the way that it came, which was free."""
+        assert self._bot is not None
         away = [float(np.abs(each - here).max()) for each in self._way]
         # If it was held up, it has not come to where it was sent last, and is not to try again.
         nearest = int(np.argmin(away))
@@ -149,14 +198,12 @@ class RobotWorld:
                 f"the arm is {away[nearest]:.2f} rad from the way that it came: bring it by hand "
                 f"within {OFF_WAY} rad of it, or near {np.round(home, 2).tolist()} and begin anew"
             )
-        self._stand(here)
         self._move(go(here, self._way[nearest], SLOW))
         self._stand(self._way[nearest])
         for reference in self._way[nearest::-1]:
             if np.abs(reference - self._reference).max() > _LEAST:
-                now = self._bot.get_t()
-                self._end = now + CONTROL_PERIOD
-                self._send(reference, now)
+                self._end = self._bot.get_t() + CONTROL_PERIOD
+                self._send(reference)
                 self._look_until(self._end)
         self._look_until(self._sent + self._motion.time)
         self._move(go(self._motion.at(self._motion.time)[0], home, SLOW))
@@ -166,6 +213,8 @@ class RobotWorld:
         self._reference = np.array(q, dtype=float)
         self._motion, self._sent = stand(self._reference), self._bot.get_t()
         self._stopped = False
+        self._held = self._reference
+        self._lags.clear()
 
     def _move(self, motion: Motion) -> None:
         """Go through with a motion from where the arm stands."""
@@ -194,7 +243,7 @@ class RobotWorld:
             # What comes late finds the arm at rest, or coming to it, and has a period of its own.
             self._end = (self._end if delay < CONTROL_PERIOD / 2 else now) + CONTROL_PERIOD
             if followed := delay < STALE:
-                self._send(reference, now)
+                self._send(reference)
                 self._way.append(reference)
             return self._state_at(self._end, delay, followed)
         except BaseException:
@@ -235,30 +284,53 @@ class RobotWorld:
             )
         return np.array(reference, dtype=float)
 
-    def _send(self, reference: Array, now: float) -> None:
-        """Set the arm moving toward a reference, where it is to be at the end of the period."""
+    def _send(self, reference: Array) -> None:
+        """Set the arm moving toward a reference, where it is to be at the end of the period.
+
+        Raises:
+            RobotStopped: it is not where it should be, or would leave its limits.
+        """
         assert self._bot is not None
         velocity = (reference - self._reference) / CONTROL_PERIOD
-        q, qdot = self._motion.at(now - self._sent)
+        for _ in range(5):
+            now = self._bot.get_t()
+            q, qdot = self._motion.at(now - self._sent)
+            motion = follow(q, qdot, reference, velocity, max(self._end - now, _LEAST))
+            times, positions = motion.waypoints()
+            if self._bot.get_t() - now <= PLANNED:
+                break
+        else:
+            raise RobotStopped("planning takes too long: this machine has too much to do")
         behind = np.abs(reference - q)
         if behind.max() > MAX_BEHIND:
             raise RobotStopped(
                 f"joint {behind.argmax() + 1} has come to be {behind.max():.2f} rad behind its "
                 f"commands; expected {MAX_BEHIND} at most"
             )
-        self._reference = reference
-        self._motion = follow(q, qdot, reference, velocity, self._end - now)
-        self._sent = now
-        times, positions = self._motion.waypoints()
+        if np.any(positions < JOINT_LOW) or np.any(positions > JOINT_HIGH):
+            raise RobotStopped("the way to what it was told leads beyond the joint limits")
+        self._reference, self._motion, self._sent = reference, motion, now
         if not self._dry:
             with plain_errors():
                 self._bot.move(positions, times, True, now)
+
+    def _brake(self) -> None:
+        """Bring the arm to rest as fast as its accelerations allow."""
+        assert self._bot is not None
+        q, qdot = self._motion.at(self._bot.get_t() - self._sent)
+        motion = Motion((brake(q, qdot),))
+        if not self._dry:
+            times, positions = motion.waypoints()
+            with plain_errors():
+                self._bot.move(positions, times, True, self._bot.get_t())
+            time.sleep(motion.time + _LOOK)
 
     def _look_until(self, end: float) -> None:
         """Watch the arm until that time on its clock.
 
         Raises:
-            RobotStopped: it is not where it is sent, or its clock stands.
+            RobotStopped: it is not where it is sent, or its clock stands or loses time, or nobody
+                commands it any more.
         """
         assert self._bot is not None
         ticked, clock = time.monotonic(), -1.0
@@ -266,13 +338,20 @@ class RobotWorld:
             # Not stepObservation: while the arm is held it writes to an array that the robot's
             # thread reads, which ends the process.
             now, q = self._bot.get_t(), self._bot.get_q()
+            if self.cancelled():
+                self._brake()
+                raise RobotStopped("nobody commands it any more")
             if now > clock:
                 ticked, clock = time.monotonic(), now
             elif time.monotonic() - ticked > DEAD:
-                self._bot = None  # nothing answers there any more
                 raise RobotStopped(f"the robot's clock has stood for {DEAD} s")
-            error = np.abs(q - self._motion.at(now - self._sent)[0])
-            if not self._dry and not error.max() <= MAX_TRACKING_ERROR:
+            if self._address is not None and self._loses(now):
+                raise RobotStopped(
+                    f"the robot's clock has lost {LOST} s: something is in the arm's way"
+                )
+            sent = self._held if self._dry else self._motion.at(now - self._sent)[0]
+            error = np.abs(q - sent)
+            if not error.max() <= MAX_TRACKING_ERROR:
                 raise RobotStopped(
                     f"joint {error.argmax() + 1} is {error.max():.2f} rad from "
                     f"where it is sent; expected {MAX_TRACKING_ERROR} at most"
@@ -281,6 +360,14 @@ class RobotWorld:
             if left <= 0:
                 return
             time.sleep(min(left, _LOOK))
+
+    def _loses(self, now: float) -> bool:
+        """Whether the robot's clock, which is at ``now``, has lost too much of late."""
+        ours = time.monotonic()
+        self._lags.append((ours, ours - now))
+        while self._lags[0][0] < ours - DEAD:
+            self._lags.popleft()
+        return ours - now - min(lag for _, lag in self._lags) > LOST
 
     def _watch(self) -> tuple[float, Array]:
         """The time on the robot's clock, s, and the poses (N, 7) of all frames then."""
