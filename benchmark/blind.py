@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from benchmark.films import VIDEOS
 from benchmark.result import save_result
 from benchmark.rollout import Player
 from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.files import write_text
 
 MODULE = "benchmark.blind"
 
@@ -27,8 +30,8 @@ MODULE = "benchmark.blind"
 class Arguments:
     """Score two policies on a real robot, scene by scene, and compare them.
 
-    Each scene is played by both, one after the other, in an order that is drawn and that nobody is
-    told. The same command goes on where it stopped.
+    Each scene is played by both, one after the other, in an order that is drawn and kept in the
+    folder, where nobody is to look. The same command goes on where it stopped.
     """
 
     a: Positional[str]
@@ -95,13 +98,23 @@ def play(runs: list[run.Arguments], logs: list[EpisodeLog]) -> None:
     first = runs[0]
     options = run.world_options(first, logs[0].folder.parent)
     player = Player(first.policy, logs[0].folder / VIDEOS, first.trust_code, options)
-    total = 2 * len(logs[0].setup.seed_range())
+    seeds = logs[0].setup.seed_range()
     try:
-        for number, (which, seed) in enumerate(order(logs[0].setup.seed_range()), start=1):
+        wanted = []
+        for each in runs:  # loaded now, so that nobody sees by a wait who acts
+            player.act_with(each.policy)
+            wanted.append(player.options_for(logs[0].setup.envs[0]))
+        if wanted[0] != wanted[1]:
+            seen = [{key: one[key] for key in one if key not in options} for one in wanted]
+            raise ValueError(
+                f"the policies want {seen[0]} and {seen[1]}: expected the same, for the robot "
+                "would be let go of between them"
+            )
+        for number, (which, seed) in enumerate(order(seeds, salt(logs[0].folder.parent)), start=1):
             log, [env_id] = logs[which], logs[which].setup.envs
             if (env_id, seed) in log.entries:
                 continue
-            print(f"Episode {number} of {total}.", flush=True)
+            print(f"Episode {number} of {2 * len(seeds)}.", flush=True)
             player.act_with(runs[which].policy)
             started = time.monotonic()
             episode = player.play(env_id, seed)
@@ -111,10 +124,31 @@ def play(runs: list[run.Arguments], logs: list[EpisodeLog]) -> None:
         player.close()
 
 
-def order(seeds: range) -> Iterator[tuple[int, int]]:
-    """Which of the two policies plays the scene of which seed, in turn; drawn from the seeds."""
+def salt(folder: Path) -> int:
+    """What the order is drawn from: a number that is drawn once, and kept in a folder.
+
+    Raises:
+        OSError: It cannot be read or written.
+        ValueError: The file is none of that kind.
+    """
+    file = folder / "order.json"
+    if not file.exists():
+        write_text(file, json.dumps(secrets.randbits(63)))
+    number = json.loads(file.read_text())
+    if not isinstance(number, int) or number < 0:
+        raise ValueError(f"{file}: {number!r:.80}; expected a number that is drawn")
+    return number
+
+
+def order(seeds: range, drawn: int) -> Iterator[tuple[int, int]]:
+    """Which of the two policies plays the scene of which seed, in turn.
+
+    Args:
+        seeds: Of the scenes.
+        drawn: See ``salt``.
+    """
     for seed in seeds:
-        first = int(np.random.default_rng(seed).integers(2))
+        first = int(np.random.default_rng([drawn, seed]).integers(2))
         yield first, seed
         yield 1 - first, seed
 

@@ -18,6 +18,7 @@ import numpy as np
 import komo_envs  # noqa: F401  (registers the environments)
 from benchmark.result import Episode
 from komo_envs.control import ActionError
+from komo_envs.lab import CameraLost
 from komo_envs.worlds import CONTROL_PERIOD, WorldState
 from komo_envs.worlds.rai import RobotStopped
 from policies import Policy, load_policy
@@ -49,7 +50,7 @@ class VideoError(RuntimeError):
 class Player:
     """Plays single episodes, each of which depends on its environment and seed alone.
 
-    Environment and policy are made when they are first needed, and kept until an episode is of
+    Environment and policies are made when they are first needed, and kept until an episode is of
     another environment; a policy that raises is made anew. So never more than one simulation is
     alive.
 
@@ -76,12 +77,19 @@ class Player:
         self._env_id: str | None = None
         self._env: Env | None = None
         self._made_with: dict[str, Any] | None = None
-        self._policy: Policy | None = None
+        self._policies: dict[str, Policy] = {}
+        self._attached: set[str] = set()
 
     def act_with(self, policy: str) -> None:
         """Let another policy act, in the same environment if it asks for the same options."""
-        if policy != self._spec:
-            self._spec, self._policy = policy, None
+        self._spec = policy
+
+    def options_for(self, env_id: str) -> dict[str, Any]:
+        """What the environment is made with for the policy, which is loaded if it is not yet."""
+        if self._spec not in self._policies:
+            policy = load_policy(self._spec, env_id, self._trust_code, self._device)
+            self._policies[self._spec] = policy
+        return {**self._options, **env_options_of(self._policies[self._spec])}
 
     def play(self, env_id: str, seed: int, film: bool = False) -> Episode:
         """Play one episode, and film it if asked to.
@@ -116,8 +124,13 @@ class Player:
                     video.add_frame()
         except PolicyError as raised:
             error = f"error: {raised}"[:200]
-            self._policy = None  # it may be broken; the robot is not let go of
+            del self._policies[self._spec]  # it may be broken; the robot is not let go of
+            self._attached.discard(self._spec)
+        except CameraLost:
+            raise
         except RobotStopped as stopped:
+            if steps < 0:  # on the way home from another episode
+                raise
             error = f"stopped: {stopped}"[:200]
         if error is None and (told := _told(env)) is not None:
             success, once = told, once or told
@@ -142,28 +155,34 @@ class Player:
         )
 
     def _prepare(self, env_id: str) -> tuple[Env, Policy]:
-        if env_id != self._env_id:
+        if self._env_id not in (None, env_id):
             self.close()
-        if self._policy is None:
-            self._policy = policy = load_policy(self._spec, env_id, self._trust_code, self._device)
-            options = {**self._options, **env_options_of(policy)}
-            if options != self._made_with:
-                self.close()
-                self._env = gym.make(
-                    env_id, render_mode="rgb_array", disable_env_checker=True, **options
-                )
-                self._policy, self._env_id, self._made_with = policy, env_id, options
-            if getattr(self._policy, "privileged", False) and hasattr(self._policy, "attach"):
-                self._policy.attach(self._env)
+        options = self.options_for(env_id)
+        policy = self._policies[self._spec]
+        if options != self._made_with:
+            self._close_env()
+            self._env = gym.make(
+                env_id, render_mode="rgb_array", disable_env_checker=True, **options
+            )
+            self._env_id, self._made_with = env_id, options
         assert self._env is not None
-        return self._env, self._policy
+        if self._spec not in self._attached:
+            if getattr(policy, "privileged", False) and hasattr(policy, "attach"):
+                policy.attach(self._env)
+            self._attached.add(self._spec)
+        return self._env, policy
 
     def close(self) -> None:
-        """Close the environment, if there is one."""
+        """Close the environment, if there is one, and let go of the policies."""
+        self._close_env()
+        self._policies.clear()
+
+    def _close_env(self) -> None:
         if self._env is not None:
             with contextlib.suppress(Exception):  # it may be what has just raised
                 self._env.close()
-        self._env = self._policy = self._env_id = self._made_with = None
+        self._env = self._env_id = self._made_with = None
+        self._attached.clear()
 
 
 def _told(env: Env) -> bool | None:

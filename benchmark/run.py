@@ -166,6 +166,8 @@ def prepare(arguments: Arguments, module: str = MODULE) -> tuple[EpisodeLog, Clu
         raise ValueError(f"--executor ray: expected local with --world {arguments.world}")
     if arguments.world == "real" and arguments.workers not in (None, 1):
         raise ValueError(f"--workers {arguments.workers}: expected 1 with --world real")
+    if arguments.world == "real" and len(envs) > 1:
+        raise ValueError(f"--env {' '.join(envs)}: expected one with --world real: it has one tool")
     if arguments.world == "real" and arguments.videos:
         raise ValueError(f"--videos {arguments.videos}: expected 0 with --world real")
     trust = arguments.trust_code

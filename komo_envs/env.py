@@ -289,9 +289,12 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         if self._live is not None:
             self._live.check_sees(self.bodies, self.obs_mode, self.reward_mode)
             if self._state is None:  # for the first time, or after something went wrong
+                way = "by the way that it came, or straight if it came none"
                 known = self._live.what_is_known(self.bodies)
-                motion = "The arm is about to move to its home position."
+                motion = f"The arm is about to go to its home position, {way}."
                 self._live.operator.confirm(f"{known} {motion}")
+            else:
+                self._live.operator.confirm("The arm is about to go home, by the way that it came.")
         self._state = None
         state = self.world.reset(home, self.bodies, collides, varied.stiffness)
         self._state = state if self._live is None else self._lay_out(self._live, home, state)
@@ -387,9 +390,10 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
 
     def ask_outcome(self) -> bool | None:
         """Whether the operator calls the episode a success; None if the env sees that itself."""
-        if self._live is None or not self._live.unseen(self.bodies):
+        if self._live is None:
             return None
-        return self._live.operator.outcome()
+        self._live.keep("end", self._static_camera)
+        return self._live.operator.outcome() if self._live.unseen(self.bodies) else None
 
     def use_world(self, world: World) -> None:
         """From the next reset on, act in ``world``, which the env then owns, and no other."""
@@ -480,6 +484,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         proprioception, desired = self.proprioception(), self.task.desired_goal(self.scene)
         if obs_mode == "state":
             privileged = self.task.privileged(self.scene, self.state)
+            if self._live is not None:  # what is hidden is taken to stand where it was last
+                privileged = np.nan_to_num(privileged)
             vectors = {
                 "observation": np.concatenate([proprioception, self.state.qdot, privileged]),
                 "achieved_goal": self.task.achieved_goal(self.scene, self.state),
@@ -540,15 +546,25 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         """Have the scene laid out as in a state, and look at it; the arm is at home."""
         assert self.world is not None
         live.begin()
-        camera = next((c for c in self.cameras if c.parent is None), self.task.view)
+        camera = self._static_camera
         [wanted] = self.take_pictures((camera,), self.render_size, True, wanted_state)
         live.operator.lay_out(live.overlaid(wanted.rgb, camera))
         while True:
             # However long it took, the episode begins now.
             state = self._seen(replace(self.world.step(home), delay=0.0, followed=True))
-            if not (hidden := live.hidden(state, self.bodies)):
+            if hidden := live.hidden(state, self.bodies):
+                live.operator.confirm(f"The marker of {', '.join(hidden)} is not seen: uncover it.")
+            elif wrong := live.misplaced(state, wanted_state, self.bodies):
+                live.operator.confirm(f"Not laid out yet: {wrong}.")
+                live.operator.lay_out(live.overlaid(wanted.rgb, camera))
+            else:
+                live.keep("start", camera)
                 return state
-            live.operator.confirm(f"The marker of {', '.join(hidden)} is not seen: uncover it.")
+
+    @property
+    def _static_camera(self) -> Camera:
+        """The first that stands still of those that policies see through, else the task's view."""
+        return next((c for c in self.cameras if c.parent is None), self.task.view)
 
     def _seen(self, state: WorldState) -> WorldState:
         """The state, as far as it is known."""

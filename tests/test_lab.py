@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +175,7 @@ def test_what_wears_a_marker_is_seen(tmp_path: Path, height: float | None, accur
     for number, x in enumerate((0.10, 0.14)):
         page = [x, 0.4, 0.68, *turn]
         record(photograph(marker, (0.06, 0.06), page, eye), tmp_path, number)
+    record(Frame(np.full((480, 640, 3), 130, np.uint8), np.zeros((480, 640)), LENS), tmp_path, 2)
     cameras = lab.calibrated(env.unwrapped.task.cameras)
     live = Live(lab, None, cameras, [])  # type: ignore[arg-type]
     assert live.unseen(bodies) == []
@@ -181,7 +186,20 @@ def test_what_wears_a_marker_is_seen(tmp_path: Path, height: float | None, accur
         off = Rotation.from_quat(seen.body_poses[index, 3:], scalar_first=True)
         assert abs(off.as_euler("zyx", degrees=True)[0] - 50) < 2
     assert seen.body_velocities[index, 0] > 0
-    record(Frame(np.full((480, 640, 3), 130, np.uint8), np.zeros((480, 640)), LENS), tmp_path, 2)
+    off = np.linalg.norm(state.body_poses[index, :2] - [0.14, 0.4])
+    assert live.misplaced(state, state, bodies) == ""
+    found = re.fullmatch(r"puck is (.*) cm from its place", live.misplaced(seen, state, bodies))
+    assert found
+    assert abs(float(found[1]) / 100 - off) < accuracy
+    # Hidden, it may move, and so does not rest; a policy is told where it was.
+    hidden = live.look(state, bodies)
+    assert np.array_equal(hidden.body_poses, seen.body_poses)
+    inner = env.unwrapped
+    inner._live, inner._state = live, hidden
+    observation = inner.observe("state")
+    assert env.observation_space.contains(observation)
+    assert observation["achieved_goal"][2] == 0
+    inner._live = None
     with pytest.raises(CameraLost, match="there are no more pictures"):
         live.look(state, bodies)
     env.close()
@@ -211,6 +229,7 @@ class Quiet:
     def __init__(self) -> None:
         self.heard: list[str] = []
         self.layouts: list[NDArray[np.uint8]] = []
+        self.kept: list[str] = []
 
     def confirm(self, motion: str) -> None:
         self.heard.append(motion)
@@ -220,6 +239,9 @@ class Quiet:
 
     def outcome(self) -> bool:
         return True
+
+    def keep(self, moment: str, picture: NDArray[np.uint8]) -> None:
+        self.kept.append(moment)
 
 
 def make(lab: dict[str, Any], tmp_path: Path, operator: Quiet, **options: Any) -> Any:
@@ -235,7 +257,7 @@ def test_a_rehearsal_is_as_the_real_thing_will_be(tmp_path: Path) -> None:
     env = make(REHEARSAL, tmp_path, operator)
     _, info = env.reset(seed=0)
     [heard] = operator.heard
-    assert heard.endswith("The arm is about to move to its home position.")
+    assert "The arm is about to go to its home position, by the way that it came" in heard
     assert heard.startswith("puck: no marker. You will be asked how an episode ended.")
     assert operator.layouts[0].shape == (480, 640, 3)
     assert info["delay"] == 0.0
@@ -247,14 +269,14 @@ def test_a_rehearsal_is_as_the_real_thing_will_be(tmp_path: Path) -> None:
     assert env.observation_space.contains(observation)
     assert env.unwrapped.ask_outcome() is True
     env.reset(seed=1)
-    assert len(operator.heard) == 1, "it is asked again after something went wrong alone"
+    assert operator.heard[1:] == ["The arm is about to go home, by the way that it came."]
     assert np.abs(env.unwrapped.state.q - home).max() < 0.01, "it has gone back"
     with pytest.raises(RobotStopped):
         env.unwrapped.world.step(home + 1)
     with pytest.raises(SimulationError):  # it stands until the next reset
         env.step(home)
     env.reset(seed=1)
-    assert len(operator.heard) == 2
+    assert len(operator.heard) == 3
     env.close()
 
     blind = make(REHEARSAL, tmp_path, operator, obs_mode="state")
@@ -265,6 +287,22 @@ def test_a_rehearsal_is_as_the_real_thing_will_be(tmp_path: Path) -> None:
     assert info["distance"] > 0
     assert seeing.unwrapped.ask_outcome() is None
     seeing.close()
+
+
+def test_an_interrupt_stops_it_on_its_way_home(tmp_path: Path) -> None:
+    env = make(REHEARSAL, tmp_path, Quiet())
+    env.reset(seed=0)
+    home = env.unwrapped.controller.command
+    for _ in range(12):
+        env.step(home + np.array([0.7, 0, 0, 0, 0, 0, 0]))
+    process = env.unwrapped.world.process
+    threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        env.reset(seed=1)
+    assert time.monotonic() - started < 2.5, "the way home is longer"
+    assert process.returncode == 0, "it has ended by itself, and held the arm"
+    env.close()
 
 
 def test_a_dry_run_moves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -313,7 +351,7 @@ def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
     common = ("--env", ENV, "--world", "real", "--no-report")
     out = tmp_path / "expert"
     words = ("--policy", "expert", "--episodes", 2, "--lab", seeing, "--out", out)
-    done = run("\n\n\n", *common, *words)
+    done = run("\n" * 4, *common, *words)
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "result.json").read_text())
     assert (result["world"], result["workers"]) == ("real", 1)
@@ -331,6 +369,16 @@ def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
     [episode] = json.loads((out / "result.json").read_text())["episodes"]
     assert (episode["success_at_end"], episode["distance"], episode["steps"]) == (True, None, 150)
     assert "Please say y or n." in done.stdout
+    # A camera that is lost is no failure of the policy's.
+    cameras = {"front": {"source": f"recorded:{tmp_path / 'few'}", "fov": 40}}
+    few = write(tmp_path / "few.json", REHEARSAL | {"cameras": cameras})
+    for number in range(5):
+        record(DARK, tmp_path / "few", number)
+    out = tmp_path / "lost"
+    done = run("\n" * 4, *common, *mine, "--lab", few, "--out", out)
+    assert done.returncode == 1
+    assert "there are no more pictures; 0 finished episodes are kept" in done.stderr
+    assert len(list((out / "layouts").glob("start-*.png"))) == 1
     # Nobody there to ask: nothing moves.
     done = run("", *common, *mine, "--lab", blind, "--out", tmp_path / "nobody")
     assert done.returncode == 1
@@ -416,12 +464,13 @@ def test_a_student_learns_in_simulation_to_see_through_a_labs_cameras(
 
 
 def test_two_policies_take_turns_and_nobody_is_told_which_acts(tmp_path: Path) -> None:
-    turns = [*order(range(2000000, 2000050))]
+    turns = [*order(range(2000000, 2000050), 7)]
+    assert turns != [*order(range(2000000, 2000050), 8)]
     assert sorted(turns) == [(which, seed) for which in (0, 1) for seed in range(2000000, 2000050)]
     assert 10 < sum(which for which, _ in turns[::2]) < 40, "either is the first"
     lab = write(tmp_path / "lab.json", REHEARSAL | SEEN)
     words = ("zero", "expert", "--env", ENV, "--lab", lab, "--out", tmp_path / "out")
-    done = run("\n\n\n", *words, "--episodes", 1, module="blind")
+    done = run("\n" * 4, *words, "--episodes", 1, module="blind")
     assert done.returncode == 0, done.stderr
     before, told, after = done.stdout.partition("Episode 2 of 2.")
     assert told
@@ -435,6 +484,10 @@ def test_two_policies_take_turns_and_nobody_is_told_which_acts(tmp_path: Path) -
     # All is there: nobody is asked anything.
     again = run("", *words, "--episodes", 1, module="blind")
     assert again.returncode == 0, again.stderr
+    mine = ("docs/my_policy.py:MyPolicy", "--trust-code", *words[2:-1], tmp_path / "other")
+    done = run("", "zero", *mine, "--episodes", 1, module="blind")
+    assert done.returncode == 1
+    assert "expected the same, for the robot would be let go of between them" in done.stderr
     done = run("", "zero", *words[:1], *words[2:], module="blind")
     assert done.returncode == 2
     assert done.stderr == "benchmark.blind: zero zero: expected two policies\n"
@@ -479,8 +532,13 @@ def test_a_lab_that_is_wrong_is_one_line(
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     record(DARK, pictures, 0)
-    lab = {"robot": "franka", "cameras": {"front": {"source": f"recorded:{pictures}"}}}
-    env = make(lab, tmp_path, Quiet())
+    camera = {"source": f"recorded:{pictures}"}
+    env = make({"robot": "franka", "cameras": {"front": camera}}, tmp_path, Quiet())
+    with pytest.raises(ValueError, match=r"front\.pose: expected where it is, which python"):
+        env.reset(seed=0)
+    env.close()
+    camera |= {"pose": look_at((0.0, 1.0, 1.4), (0.0, 0.2, 0.65))}
+    env = make({"robot": "franka", "cameras": {"front": camera}}, tmp_path, Quiet())
     with pytest.raises(SimulationError, match="robotic's wheel has no driver of the robot itself"):
         env.reset(seed=0)
     env.close()
@@ -515,7 +573,7 @@ def test_an_expert_demonstrates_in_a_lab(tmp_path: Path) -> None:
             lab,
             *map(str, small),
         ],
-        input="\n\n\n",
+        input="\n" * 6,
         capture_output=True,
         text=True,
         cwd=tmp_path,

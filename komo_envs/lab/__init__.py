@@ -3,8 +3,10 @@
 from komo_envs.lab.live import Live
 from komo_envs.lab.operator import Operator, TerminalOperator
 from komo_envs.lab.setup import Lab, LabCamera, Marker, check_lab, load_lab, make_lab
+from komo_envs.lab.streams import CameraLost
 
 __all__ = [
+    "CameraLost",
     "Lab",
     "LabCamera",
     "Live",

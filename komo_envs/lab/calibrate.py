@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +24,7 @@ from komo_envs.lab.markers import (
     locate_board,
 )
 from komo_envs.lab.setup import Lab, load_lab, save_lab
-from komo_envs.lab.streams import open_stream
+from komo_envs.lab.streams import CameraLost, open_stream, widest
 from komo_envs.scene import ROBOT_LINKS, Array
 from komo_envs.tasks.base import TABLE_TOP
 from komo_envs.tools.cli import fail, parse
@@ -42,7 +43,8 @@ class Arguments:
     """Find where a camera of a laboratory is, from a printed board at a known place."""
 
     lab: Annotated[Path, tyro.conf.Positional]
-    """The file that says what the laboratory has; the camera's pose is written into it."""
+    """The file that says what the laboratory has; the camera's pose, and how wide policies see
+    through it if that is not there, are written into it."""
     camera: str = "front"
     """Its name there."""
     env: str = "KomoPush-v0"
@@ -73,12 +75,12 @@ def main() -> None:
         if arguments.camera not in lab.cameras:
             known = ", ".join(lab.cameras) or "none"
             raise ValueError(f"--camera {arguments.camera}: {arguments.lab} has {known}")
-        check_joints(arguments)
+        fov = check_joints(arguments)
         if arguments.pictures < 1:
             raise ValueError(f"--pictures {arguments.pictures}: expected 1 or more")
-        calibrated, error = calibrate(lab, arguments)
+        calibrated, error = calibrate(lab, arguments, fov)
         save_lab(calibrated, arguments.lab)
-    except (ValueError, ImportError, OSError) as error_:
+    except (ValueError, ImportError, OSError, CameraLost) as error_:
         fail(MODULE, error_)
     pose = calibrated.cameras[arguments.camera].pose
     assert pose is not None
@@ -104,8 +106,11 @@ def draw(path: Path) -> None:
     )
 
 
-def check_joints(arguments: Arguments) -> None:
+def check_joints(arguments: Arguments) -> float:
     """Refuse a camera that the env has not, and joints that do not go with it.
+
+    Returns:
+        The vertical field of view in degrees of the env's camera.
 
     Raises:
         ValueError: The message names what is wrong.
@@ -113,12 +118,12 @@ def check_joints(arguments: Arguments) -> None:
     find_spec(arguments.env)
     env = gym.make(arguments.env, disable_env_checker=True).unwrapped
     assert isinstance(env, KomoEnv)
-    parents = {camera.name: camera.parent for camera in env.task.cameras}
+    cameras = {camera.name: camera for camera in env.task.cameras}
     env.close()
     name, joints = arguments.camera, arguments.joints
-    if name not in parents:
-        raise ValueError(f"--camera {name}: {arguments.env} has {', '.join(parents)}")
-    if (parents[name] is None) != (joints is None):
+    if name not in cameras:
+        raise ValueError(f"--camera {name}: {arguments.env} has {', '.join(cameras)}")
+    if (cameras[name].parent is None) != (joints is None):
         expected = "none, for it stands still" if joints else "those of the arm, which carries it"
         raise ValueError(f"--joints: expected {expected}, with --camera {name}")
     if (
@@ -129,10 +134,17 @@ def check_joints(arguments: Arguments) -> None:
             f"--joints {' '.join(map(str, joints))}: expected each within the arm's limits, rad, "
             f"{JOINT_LOW.tolist()} to {JOINT_HIGH.tolist()}"
         )
+    return cameras[name].fov
 
 
-def calibrate(lab: Lab, arguments: Arguments) -> tuple[Lab, float]:
+def calibrate(lab: Lab, arguments: Arguments, fov: float) -> tuple[Lab, float]:
     """The laboratory with the camera where it is, and the mean error in pixels.
+
+    Args:
+        lab: Without.
+        arguments: Of the command.
+        fov: Of the env's camera; where the laboratory's sees less, and nothing is said of it, as
+            much as it sees is written down.
 
     Raises:
         ValueError: The board is not seen, or not as it should be.
@@ -150,7 +162,8 @@ def calibrate(lab: Lab, arguments: Arguments) -> tuple[Lab, float]:
     poses, errors = [], []
     try:
         for _ in range(arguments.pictures):
-            seen, error = locate_board(stream.read())
+            frame = stream.read()
+            seen, error = locate_board(frame)
             poses.append(compose(board, invert(seen)))
             errors.append(error)
     finally:
@@ -163,6 +176,8 @@ def calibrate(lab: Lab, arguments: Arguments) -> tuple[Lab, float]:
         )
     turns = Rotation.from_quat([pose[3:] for pose in poses], scalar_first=True).mean()
     x, y, z = np.mean([pose[:3] for pose in poses], axis=0).tolist()
+    if camera.fov is None and (sees := widest(frame)) < fov:
+        camera = replace(camera, fov=math.floor(10 * sees) / 10)
     found = replace(camera, pose=(x, y, z, *turns.as_quat(scalar_first=True).tolist()))
     return replace(lab, cameras={**lab.cameras, arguments.camera: found}), error
 

@@ -15,6 +15,9 @@ from komo_envs.lab.streams import Frame, Stream, check_covers, cut, open_stream
 from komo_envs.scene import Array, Body, Camera
 from komo_envs.worlds.base import WorldState
 
+LAID_OUT = 0.02
+"""m on the table from its place, within which a thing with a marker is laid out as wanted."""
+
 
 class Live:
     """The cameras of a laboratory, and what they tell of a scene.
@@ -28,7 +31,8 @@ class Live:
     Raises:
         ImportError: Something is not installed.
         OSError: A camera is not there.
-        ValueError: A camera that looks for markers has no live pictures.
+        ValueError: A camera that looks for markers has no live pictures, or nobody has said where
+            one stands.
     """
 
     def __init__(
@@ -42,7 +46,13 @@ class Live:
         self._frames: dict[str, Frame] = {}
         try:
             for name in sorted(looks | set(observed)):
-                stream = open_stream(lab.cameras[name].source) if name in lab.cameras else None
+                at = lab.cameras.get(name)
+                if lab.robot == "franka" and at is not None and at.pose is None:
+                    raise ValueError(
+                        f"lab: cameras.{name}.pose: expected where it is, which "
+                        "python -m komo_envs.lab.calibrate finds"
+                    )
+                stream = open_stream(at.source) if at is not None else None
                 if stream is not None:
                     self._streams[name] = stream
                     if name in observed:
@@ -93,6 +103,22 @@ class Live:
         """Names of the bodies whose marker has not been seen yet."""
         poses = zip(bodies, state.body_poses, strict=True)
         return [b.name for b, p in poses if b.name in self._lab.markers and np.isnan(p).any()]
+
+    def misplaced(self, state: WorldState, wanted: WorldState, bodies: Sequence[Body]) -> str:
+        """What is not where a wanted scene has it, as far as markers tell, in words."""
+        found = []
+        for body, is_at, belongs in zip(bodies, state.body_poses, wanted.body_poses, strict=True):
+            off = float(np.linalg.norm(is_at[:2] - belongs[:2]))
+            if body.name in self._lab.markers and body.mass is not None and off > LAID_OUT:
+                found.append(f"{body.name} is {off * 100:.1f} cm from its place")
+        return " and ".join(found)
+
+    def keep(self, moment: str, camera: Camera) -> None:
+        """Have the operator keep what a camera has shown last, if it is live."""
+        if camera.name in self._frames:
+            size = self._frames[camera.name].rgb.shape[:2]
+            picture, _ = cut(self._frames[camera.name], camera.fov, size)
+            self.operator.keep(moment, picture)
 
     def begin(self) -> None:
         """Forget the scene before."""

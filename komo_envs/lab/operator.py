@@ -24,17 +24,22 @@ class Operator(Protocol):
     def outcome(self) -> bool:
         """Whether the episode that has ended was a success."""
 
+    def keep(self, moment: str, picture: NDArray[np.uint8]) -> None:
+        """Keep a live picture (H, W, 3) of the scene that was laid out last: its start, its end."""
+
 
 class TerminalOperator:
-    """Asks at the terminal, and keeps the pictures by which scenes are laid out.
+    """Asks at the terminal, and keeps the pictures by which scenes are laid out, and live ones.
 
     Args:
-        folder: Where the newest picture is: ``layout.png``; and all of them, by number.
+        folder: Where the newest picture is, ``layout.png``, and all of them, by number:
+            ``layout-0003.png``, ``start-0003.png``, ``end-0003.png``.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._count = 0
+        self._count = 0  # of the next scene
+        self._number = 0  # of this one
 
     def confirm(self, motion: str) -> None:
         """As ``Operator`` says."""
@@ -45,6 +50,7 @@ class TerminalOperator:
         self._folder.mkdir(parents=True, exist_ok=True)
         while (file := self._folder / f"layout-{self._count:04}.png").exists():
             self._count += 1
+        self._number = self._count
         for each in (file, self._folder / "layout.png"):
             iio.imwrite(each, picture)
         _ask(f"Lay the scene out as in {file}, and step back. Enter to begin, Ctrl-C to stop: ")
@@ -54,6 +60,10 @@ class TerminalOperator:
         while (answer := _ask("Was it a success? y or n: ").strip().lower()) not in ("y", "n"):
             print("Please say y or n.")
         return answer == "y"
+
+    def keep(self, moment: str, picture: NDArray[np.uint8]) -> None:
+        """As ``Operator`` says."""
+        iio.imwrite(self._folder / f"{moment}-{self._number:04}.png", picture)
 
 
 def _ask(question: str) -> str:

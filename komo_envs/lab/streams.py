@@ -24,6 +24,8 @@ LENS = "lens.json"
 """The file of a recording that holds its ``Lens``."""
 PATIENCE = 0.3
 """Seconds without a new picture after which a camera is lost."""
+_WARM_UP = 30  # pictures
+_FIRST_PICTURE = 15_000  # ms that a camera may take to give one, when it is begun
 
 
 class CameraLost(RobotStopped):
@@ -95,6 +97,8 @@ class RealSense:
             self._align = rs.align(rs.stream.color)
             self._unit = profile.get_device().first_depth_sensor().get_depth_scale()
             inner = profile.get_stream(rs.stream.color).as_video_stream_profile().get_intrinsics()
+            for _ in range(_WARM_UP):  # the first takes long, and exposure finds its level
+                self._pipeline.wait_for_frames(_FIRST_PICTURE)
         except RuntimeError as error:
             self.close()
             raise OSError(f"camera realsense:{serial}: {error}") from error
@@ -181,14 +185,19 @@ def open_stream(source: str) -> Stream | None:
     return Recorded(Path(name)) if kind == "recorded" else None
 
 
+def widest(frame: Frame) -> float:
+    """The largest vertical field of view, in degrees, that can be cut from a picture."""
+    height, middle, focal = frame.rgb.shape[0], frame.lens.center[1], frame.lens.focal[1]
+    return 2 * math.degrees(math.atan(min(middle, height - middle) / focal))
+
+
 def check_covers(frame: Frame, camera: Camera) -> None:
     """Refuse a camera that sees less than a policy is to see.
 
     Raises:
         ValueError: It does.
     """
-    height, middle, focal = frame.rgb.shape[0], frame.lens.center[1], frame.lens.focal[1]
-    sees = 2 * math.degrees(math.atan(min(middle, height - middle) / focal))
+    sees = widest(frame)
     if camera.fov > sees + 0.1:
         raise ValueError(
             f"lab: cameras.{camera.name}.fov: {camera.fov:g} degrees are wanted, and the camera "
