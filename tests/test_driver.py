@@ -163,13 +163,13 @@ def watch(arm: Any, what: Any) -> Array:
 
 def test_a_dry_run_holds_it_and_says_when_it_is_elsewhere(arm: Any, scene: Any) -> None:
     home, bodies = scene
-    arm.q = home.copy()
+    arm.q = home + 0.3
     world = RobotWorld("address", dry=True)
     world.reset(home, bodies)
     advance(world, home, 6)
     assert "move" not in arm.calls
     world.reset(home, bodies)
-    arm.q = home + 0.3
+    arm.q = home + 0.6
     with pytest.raises(RobotStopped, match="rad from where it is sent"):
         world.step(home)
 

@@ -213,7 +213,7 @@ class RobotWorld:
         self._reference = np.array(q, dtype=float)
         self._motion, self._sent = stand(self._reference), self._bot.get_t()
         self._stopped = False
-        self._held = self._reference
+        self._held = self._bot.get_q()  # a dry run stands where it is
         self._lags.clear()
 
     def _move(self, motion: Motion) -> None:
