@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Makes one row of the students' tables from nothing, with the commands that docs/students.md
 # explains: demonstrations, a first student of states, handovers from it, the student, its score.
+# In a hard environment, one that sees pictures is followed by another, which learns from its
+# handovers, too.
 # What is there already is kept, so rows of one task share their demonstrations, and a run that was
 # stopped goes on.
 #
@@ -29,7 +31,17 @@ esac
 "$python" -m policies.train --demos "demos/$env.h5" "${of_states[@]}" --out "runs/students/$env-first"
 "$python" -m policies.collect --policy "runs/students/$env-first/seed0" --episodes 500 \
     --out "demos/$env-handovers.h5"
-"$python" -m policies.train --demos "demos/$env.h5" "demos/$env-handovers.h5" "${encoder[@]}" \
+demos=("demos/$env.h5" "demos/$env-handovers.h5")
+case $modality-$env in
+    rgb-*Hard* | depth-*Hard*)
+        "$python" -m policies.train --demos "${demos[@]}" "${encoder[@]}" \
+            --head "$head" --seeds "$seed" --out "runs/students/$student-before"
+        "$python" -m policies.collect --policy "runs/students/$student-before/seed$seed" \
+            --episodes 500 --first-seed 200000 --out "demos/$student-$seed-handovers.h5"
+        demos+=("demos/$student-$seed-handovers.h5")
+        ;;
+esac
+"$python" -m policies.train --demos "${demos[@]}" "${encoder[@]}" \
     --head "$head" --seeds "$seed" --out "runs/students/$student"
 "$python" -m benchmark.run --policy "runs/students/$student/seed$seed" --env "$env" \
     --out "runs/$student-$seed"
