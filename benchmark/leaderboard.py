@@ -47,11 +47,11 @@ A student is named by what reads its observations, the head that makes actions o
 preset (`light` is trained on one core, `paper` has the published sizes) and the seed of its
 training. *Of its estimate alone*: the head sees what was estimated of the state, and no more of the
 picture. 1500 demonstrations are 1000 of the expert and 500 in which it takes over from a student of
-states; *after a first one*, *after one of pictures*: it takes over from such a student, too. `light` has changed
-with time: the students that come with the project learned with keypoints alone, those of push and
-shelf for 4000 steps; other rows have 3000, those of pictures of the hard environments 4500, those
-of states 1500. Rows of DINOv2 are missing: its weights have not been at hand; the code is tested
-with a small random model.
+states; *after a first one*, *after one of pictures*: it takes over from such a student, too.
+`light` has changed with time: of the students that come with the project those of push, shelf and
+shelf-fixed learned with keypoints alone, the former two for 4000 steps; other rows have 3000, those
+of pictures of the hard environments 4500, those of states 1500. Rows of DINOv2 are missing: its
+weights have not been at hand; the code is tested with a small random model.
 """
 
 PAPER_TEXT = """
