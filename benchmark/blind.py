@@ -18,6 +18,7 @@ from benchmark.display import show_scores
 from benchmark.entry import RESULT
 from benchmark.episode_log import Entry, EpisodeLog
 from benchmark.films import VIDEOS
+from benchmark.protocol import choose_envs
 from benchmark.result import save_result
 from benchmark.rollout import Player
 from komo_envs.tools.cli import fail, parse, printing
@@ -68,6 +69,14 @@ def main() -> None:
     try:
         if arguments.a == arguments.b:
             raise ValueError(f"{arguments.a} {arguments.b}: expected two policies")
+        choose_envs(runs[0].env)
+        player = Player(
+            arguments.a,
+            arguments.out / "a" / VIDEOS,
+            arguments.trust_code,
+            run.world_options(runs[0], arguments.out),
+        )
+        check_alike(player, runs)
         logs = [run.prepare(each, MODULE)[0] for each in runs]
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         fail(MODULE, error)
@@ -75,7 +84,7 @@ def main() -> None:
         fail(MODULE, "interrupted", code=130)
     rest = "what is finished is kept, and the same command goes on"
     try:
-        play(runs, logs)
+        play(player, runs, logs)
     except KeyboardInterrupt:
         fail(MODULE, f"interrupted; {rest}", code=130)
     except Exception as error:  # of any kind: a camera that is lost, a policy that cannot be made
@@ -89,27 +98,36 @@ def main() -> None:
         show(compare(*results), names_of(results))
 
 
-def play(runs: list[run.Arguments], logs: list[EpisodeLog]) -> None:
+def check_alike(player: Player, runs: list[run.Arguments]) -> None:
+    """Load both policies, so that nobody sees by a wait who acts; refuse two that see differently.
+
+    Raises:
+        ValueError: They do.
+        Exception: Of any kind: one cannot be loaded.
+    """
+    wanted = []
+    for each in runs:
+        player.act_with(each.policy)
+        wanted.append(player.options_for(each.env[0][0]))
+    if wanted[0] != wanted[1]:
+        keys = [
+            key for key in {**wanted[0], **wanted[1]} if wanted[0].get(key) != wanted[1].get(key)
+        ]
+        seen = [{key: one.get(key) for key in keys} for one in wanted]
+        raise ValueError(
+            f"the policies want {seen[0]} and {seen[1]}: expected the same, for the robot would be "
+            "let go of between them"
+        )
+
+
+def play(player: Player, runs: list[run.Arguments], logs: list[EpisodeLog]) -> None:
     """Play the episodes that are not in the logs yet, of both policies in one environment.
 
     Raises:
         Exception: Of any kind: what goes wrong is no failure of a policy.
     """
-    first = runs[0]
-    options = run.world_options(first, logs[0].folder.parent)
-    player = Player(first.policy, logs[0].folder / VIDEOS, first.trust_code, options)
     seeds = logs[0].setup.seed_range()
     try:
-        wanted = []
-        for each in runs:  # loaded now, so that nobody sees by a wait who acts
-            player.act_with(each.policy)
-            wanted.append(player.options_for(logs[0].setup.envs[0]))
-        if wanted[0] != wanted[1]:
-            seen = [{key: one[key] for key in one if key not in options} for one in wanted]
-            raise ValueError(
-                f"the policies want {seen[0]} and {seen[1]}: expected the same, for the robot "
-                "would be let go of between them"
-            )
         for number, (which, seed) in enumerate(order(seeds, salt(logs[0].folder.parent)), start=1):
             log, [env_id] = logs[which], logs[which].setup.envs
             if (env_id, seed) in log.entries:

@@ -132,6 +132,8 @@ class Player:
             if steps < 0:  # on the way home from another episode
                 raise
             error = f"stopped: {stopped}"[:200]
+        unwrapped: Any = env.unwrapped
+        unwrapped.keep_pictures()
         if error is None and (told := _told(env)) is not None:
             success, once = told, once or told
         success = success and error is None

@@ -182,6 +182,7 @@ class Recorder:
             rewards.append(reward)
             infos.append(info)
             _observe(obs, states, inner, observation)
+        inner.keep_pictures()
         terms = infos[0]["reward_terms"]
         return Demo(
             seed=seed,

@@ -288,7 +288,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         collides = self.task.arm_collides
         if self._live is not None:
             self._live.check_sees(self.bodies, self.obs_mode, self.reward_mode)
-            if self._state is None:  # for the first time, or after something went wrong
+            first, self._state = self._state is None, None
+            if first:  # or after something went wrong
                 way = "by the way that it came, or straight if it came none"
                 known = self._live.what_is_known(self.bodies)
                 motion = f"The arm is about to go to its home position, {way}."
@@ -390,10 +391,14 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
 
     def ask_outcome(self) -> bool | None:
         """Whether the operator calls the episode a success; None if the env sees that itself."""
-        if self._live is None:
+        if self._live is None or not self._live.unseen(self.bodies):
             return None
-        self._live.keep("end", self._static_camera)
-        return self._live.operator.outcome() if self._live.unseen(self.bodies) else None
+        return self._live.operator.outcome()
+
+    def keep_pictures(self) -> None:
+        """Have the operator keep what a live camera showed at the start and at last, if any did."""
+        if self._live is not None:
+            self._live.keep(self._static_camera)
 
     def use_world(self, world: World) -> None:
         """From the next reset on, act in ``world``, which the env then owns, and no other."""
@@ -535,11 +540,15 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         if self.world_name != "real" or lab is None:
             self.use_world(make_world(self.world_name))
             return
-        address = lab.address if lab.robot == "franka" else None
+        address, is_safe = None, None
+        if lab.robot == "franka":
+            if type(self.task).__module__ == "__main__":  # which no other process can import
+                raise ValueError("task: defined in __main__; expected one of a module, for a robot")
+            address, is_safe = lab.address, IsSafe(self.task)
         operator = self.operator or TerminalOperator(Path("layouts"))
         observed = [] if self.obs_mode == "state" else [camera.name for camera in self.cameras]
         live = Live(lab, operator, lab.calibrated(self.task.cameras), observed)
-        self.use_world(make_world("real", address, self.dry_run, IsSafe(self.task)))
+        self.use_world(make_world("real", address, self.dry_run, is_safe))
         self._live = live
 
     def _lay_out(self, live: Live, home: Array, wanted_state: WorldState) -> WorldState:
@@ -558,7 +567,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
                 live.operator.confirm(f"Not laid out yet: {wrong}.")
                 live.operator.lay_out(live.overlaid(wanted.rgb, camera))
             else:
-                live.keep("start", camera)
+                live.start()
                 return state
 
     @property

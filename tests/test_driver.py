@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 import komo_envs  # noqa: F401 - registers the ids
+from komo_envs.control import IsSafe
 from komo_envs.scene import Array, Body
+from komo_envs.worlds.motion import Motion, go
 from komo_envs.worlds.panda import JOINT_HIGH
 from komo_envs.worlds.rai import RobotStopped, SimulationError
 from komo_envs.worlds.robot import NEAR, RobotWorld
@@ -89,12 +92,11 @@ def advance(world: RobotWorld, start: Array, steps: int) -> Array:
     return reference
 
 
-def rush_to_the_limit(world: RobotWorld, start: Array) -> None:
-    """Turn the last joint as fast as it goes, to where its limit is."""
-    reference = start.copy()
-    for _ in range(60):
-        reference[6] = min(reference[6] + 0.1, JOINT_HIGH[6])
-        world.step(reference)
+def overshoot(q: Array, *_: Any) -> Motion:
+    """A motion that ends beyond a limit."""
+    beyond = q.copy()
+    beyond[6] = JOINT_HIGH[6] + 0.01
+    return go(q, beyond, 10.0)
 
 
 def test_it_is_held_when_it_is_reached_and_then_goes_home(arm: Any, scene: Any) -> None:
@@ -111,13 +113,22 @@ def test_it_is_held_when_it_is_reached_and_then_goes_home(arm: Any, scene: Any) 
 
 
 @pytest.mark.parametrize("case", ["far", "not free", "beyond"])
-def test_it_does_not_go_where_it_may_not(arm: Any, scene: Any, case: str) -> None:
+def test_it_does_not_go_where_it_may_not(
+    arm: Any, scene: Any, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home, bodies = scene
     world = RobotWorld("address", is_free=lambda q: case != "not free" or q[0] < home[0] + 0.05)
     if case == "beyond":
         world.reset(home, bodies)
-        with pytest.raises(RobotStopped, match="beyond the joint limits"):
-            rush_to_the_limit(world, home)
+        limit = home.copy()
+        while limit[6] < JOINT_HIGH[6]:
+            limit[6] = min(limit[6] + 0.1, JOINT_HIGH[6])
+            world.step(limit)
+        for _ in range(5):  # it may stand where its limit is
+            world.step(limit)
+        monkeypatch.setattr("komo_envs.worlds.robot.follow", overshoot)
+        with pytest.raises(RobotStopped, match="leads beyond the joint limits"):
+            world.step(limit)
         return
     if case == "far":
         arm.q = home + NEAR + 0.1
@@ -163,13 +174,13 @@ def watch(arm: Any, what: Any) -> Array:
 
 def test_a_dry_run_holds_it_and_says_when_it_is_elsewhere(arm: Any, scene: Any) -> None:
     home, bodies = scene
-    arm.q = home + 0.3
+    arm.q = home + 0.5
     world = RobotWorld("address", dry=True)
     world.reset(home, bodies)
     advance(world, home, 6)
     assert "move" not in arm.calls
     world.reset(home, bodies)
-    arm.q = home + 0.6
+    arm.q = home + 0.8
     with pytest.raises(RobotStopped, match="rad from where it is sent"):
         world.step(home)
 
@@ -199,9 +210,23 @@ def test_one_that_was_stopped_on_its_first_way_home_can_be_brought_there(
     home, bodies = scene
     world = RobotWorld("address")
     arm.q = home + 0.4
-    threading.Timer(0.5, lambda: setattr(arm, "rate", 0.0)).start()
+    original = arm.move
+
+    def move(*words: Any) -> None:
+        original(*words)
+        threading.Timer(0.3, setattr, (arm, "rate", 0.0)).start()
+
+    arm.move = move
     with pytest.raises(RobotStopped):
         world.reset(home, bodies)
-    arm.rate = 1.0
+    arm.move, arm.rate = original, 1.0
     assert np.abs(world.reset(home, bodies).q - home).max() < 1e-6
     world.close()
+
+
+def test_what_is_safe_is_known_in_another_process() -> None:
+    env: Any = gym.make("KomoShelf-v0").unwrapped
+    is_safe = pickle.loads(pickle.dumps(IsSafe(env.task)))
+    home = np.array(env.task.home)
+    assert is_safe(home)
+    assert not is_safe(home + np.eye(7)[1])

@@ -14,7 +14,7 @@ import tyro
 from scipy.spatial.transform import Rotation
 
 from komo_envs.env import KomoEnv
-from komo_envs.ids import find_spec
+from komo_envs.ids import ENTRY_POINT, find_spec
 from komo_envs.lab.markers import (
     BOARD_MARKER,
     board_size,
@@ -115,7 +115,12 @@ def check_joints(arguments: Arguments) -> float:
     Raises:
         ValueError: The message names what is wrong.
     """
-    find_spec(arguments.env)
+    try:
+        spec = find_spec(arguments.env)
+    except ValueError as error:
+        raise ValueError(f"--env {error}") from error
+    if spec.entry_point != ENTRY_POINT:
+        raise ValueError(f"--env {arguments.env}: expected an environment of this kind")
     env = gym.make(arguments.env, disable_env_checker=True).unwrapped
     assert isinstance(env, KomoEnv)
     cameras = {camera.name: camera for camera in env.task.cameras}

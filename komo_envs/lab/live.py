@@ -15,8 +15,9 @@ from komo_envs.lab.streams import Frame, Stream, check_covers, cut, open_stream
 from komo_envs.scene import Array, Body, Camera
 from komo_envs.worlds.base import WorldState
 
-LAID_OUT = 0.02
-"""m on the table from its place, within which a thing with a marker is laid out as wanted."""
+LAID_OUT, ROUGHLY = 0.02, 0.05
+"""m on the table from its place, within which a thing with a marker is laid out as wanted: where
+the marker's height is known, and where it is not."""
 
 
 class Live:
@@ -44,6 +45,7 @@ class Live:
         looks = {lab.marker_camera} if lab.markers and lab.robot == "franka" else set()
         self._streams: dict[str, Stream] = {}
         self._frames: dict[str, Frame] = {}
+        self._first: dict[str, Frame] = {}
         try:
             for name in sorted(looks | set(observed)):
                 at = lab.cameras.get(name)
@@ -109,16 +111,24 @@ class Live:
         found = []
         for body, is_at, belongs in zip(bodies, state.body_poses, wanted.body_poses, strict=True):
             off = float(np.linalg.norm(is_at[:2] - belongs[:2]))
-            if body.name in self._lab.markers and body.mass is not None and off > LAID_OUT:
+            marker = self._lab.markers.get(body.name)
+            if marker is None or body.mass is None:
+                continue
+            if off > (ROUGHLY if marker.height is None else LAID_OUT):
                 found.append(f"{body.name} is {off * 100:.1f} cm from its place")
         return " and ".join(found)
 
-    def keep(self, moment: str, camera: Camera) -> None:
-        """Have the operator keep what a camera has shown last, if it is live."""
-        if camera.name in self._frames:
-            size = self._frames[camera.name].rgb.shape[:2]
-            picture, _ = cut(self._frames[camera.name], camera.fov, size)
-            self.operator.keep(moment, picture)
+    def start(self) -> None:
+        """Remember the pictures of the moment, which takes no time: an episode begins with them."""
+        self._first = self._frames
+
+    def keep(self, camera: Camera) -> None:
+        """Have the operator keep what a camera showed at the start and at last, if it is live."""
+        for moment, frames in {"start": self._first, "end": self._frames}.items():
+            if camera.name in frames:
+                frame = frames[camera.name]
+                picture, _ = cut(frame, camera.fov, frame.rgb.shape[:2])
+                self.operator.keep(moment, picture)
 
     def begin(self) -> None:
         """Forget the scene before."""

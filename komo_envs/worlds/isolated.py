@@ -79,7 +79,11 @@ class IsolatedWorld:
         self._finalizer = weakref.finalize(
             self, _end, self._connection, self.process, self._errors, os.getpid()
         )
-        self._connection.send(self._made)
+        try:
+            self._connection.send(self._made)
+        except BaseException:  # what cannot be pickled
+            self.close()
+            raise
 
     def _call(self, method: str, *arguments: object) -> WorldState:
         if self._connection is None:

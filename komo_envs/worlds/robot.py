@@ -41,6 +41,7 @@ while the arm cannot follow: something holds it, or gives way to it."""
 PLANNED = 0.02
 """Seconds on the robot's clock that a motion may be old when it is sent."""
 _LEAST = 1e-3  # rad; less is no motion
+_ROUNDING = 1e-6  # rad
 _SETTLE = 0.3  # s that bodies have to come to rest on what they stand on
 _LOOK = 0.01  # s between two looks at the arm
 _SPAN = 0.03  # s over which bodies' velocities are taken
@@ -173,7 +174,7 @@ class RobotWorld:
         assert self._bot is not None
         here = self._bot.get_q()
         self._stand(here)
-        if self._way:
+        if self._way and not self._dry:  # a dry run has come no way
             self._go_back(here, home)
             return
         away = np.abs(here - home)
@@ -273,12 +274,12 @@ class RobotWorld:
             RobotStopped: it is not.
         """
         if reference.shape != (7,) or not np.isfinite(reference).all():
-            raise RobotStopped(f"refused {reference.tolist()}: expected 7 finite numbers")
-        if np.any(reference < JOINT_LOW) or np.any(reference > JOINT_HIGH):
-            raise RobotStopped(f"refused {reference.tolist()}: beyond the joint limits")
+            raise self._refusal(f"refused {reference.tolist()}: expected 7 finite numbers")
+        if _leaves_limits(reference):
+            raise self._refusal(f"refused {reference.tolist()}: beyond the joint limits")
         step = np.abs(reference - self._reference)
         if step.max() > MAX_STEP:
-            raise RobotStopped(
+            raise self._refusal(
                 f"refused a jump of joint {step.argmax() + 1} by {step.max():.3f} rad: expected "
                 f"{MAX_STEP:.3f} at most"
             )
@@ -289,30 +290,39 @@ class RobotWorld:
 
         Raises:
             RobotStopped: it is not where it should be, or would leave its limits.
+            SimulationError: this machine does not keep up.
         """
         assert self._bot is not None
         velocity = (reference - self._reference) / CONTROL_PERIOD
         for _ in range(5):
             now = self._bot.get_t()
+            if now >= self._end:  # who had to wait for the processor has a period of its own
+                self._end = now + CONTROL_PERIOD
             q, qdot = self._motion.at(now - self._sent)
-            motion = follow(q, qdot, reference, velocity, max(self._end - now, _LEAST))
+            motion = follow(q, qdot, reference, velocity, self._end - now)
             times, positions = motion.waypoints()
             if self._bot.get_t() - now <= PLANNED:
                 break
         else:
-            raise RobotStopped("planning takes too long: this machine has too much to do")
+            self._brake()
+            raise SimulationError("planning takes too long: this machine has too much to do")
         behind = np.abs(reference - q)
         if behind.max() > MAX_BEHIND:
-            raise RobotStopped(
+            raise self._refusal(
                 f"joint {behind.argmax() + 1} has come to be {behind.max():.2f} rad behind its "
                 f"commands; expected {MAX_BEHIND} at most"
             )
-        if np.any(positions < JOINT_LOW) or np.any(positions > JOINT_HIGH):
-            raise RobotStopped("the way to what it was told leads beyond the joint limits")
+        if _leaves_limits(positions):
+            raise self._refusal("the way to what it was told leads beyond the joint limits")
         self._reference, self._motion, self._sent = reference, motion, now
         if not self._dry:
             with plain_errors():
                 self._bot.move(positions, times, True, now)
+
+    def _refusal(self, why: str) -> RobotStopped:
+        """The error of what the arm is not told, which has come to rest by then."""
+        self._brake()
+        return RobotStopped(why)
 
     def _brake(self) -> None:
         """Bring the arm to rest as fast as its accelerations allow."""
@@ -337,6 +347,7 @@ class RobotWorld:
         while True:
             # Not stepObservation: while the arm is held it writes to an array that the robot's
             # thread reads, which ends the process.
+            asked = time.monotonic()
             now, q = self._bot.get_t(), self._bot.get_q()
             if self.cancelled():
                 self._brake()
@@ -345,7 +356,7 @@ class RobotWorld:
                 ticked, clock = time.monotonic(), now
             elif time.monotonic() - ticked > DEAD:
                 raise RobotStopped(f"the robot's clock has stood for {DEAD} s")
-            if self._address is not None and self._loses(now):
+            if self._address is not None and self._loses(now, asked):
                 raise RobotStopped(
                     f"the robot's clock has lost {LOST} s: something is in the arm's way"
                 )
@@ -361,13 +372,18 @@ class RobotWorld:
                 return
             time.sleep(min(left, _LOOK))
 
-    def _loses(self, now: float) -> bool:
-        """Whether the robot's clock, which is at ``now``, has lost too much of late."""
+    def _loses(self, now: float, asked: float) -> bool:
+        """Whether the robot's clock has lost too much of late, whatever we had to wait for.
+
+        Args:
+            now: What it was at.
+            asked: On our clock, before it was read.
+        """
         ours = time.monotonic()
         self._lags.append((ours, ours - now))
         while self._lags[0][0] < ours - DEAD:
             self._lags.popleft()
-        return ours - now - min(lag for _, lag in self._lags) > LOST
+        return asked - now - min(lag for _, lag in self._lags) > LOST
 
     def _watch(self) -> tuple[float, Array]:
         """The time on the robot's clock, s, and the poses (N, 7) of all frames then."""
@@ -400,6 +416,11 @@ class RobotWorld:
             delay=delay,
             followed=followed,
         )
+
+
+def _leaves_limits(q: Array) -> bool:
+    """Whether any of joint positions (..., 7), rad, is beyond the joint limits."""
+    return bool(np.any(q < JOINT_LOW - _ROUNDING) or np.any(q > JOINT_HIGH + _ROUNDING))
 
 
 def _velocities(before: Array, after: Array, time: float) -> Array:
