@@ -126,10 +126,9 @@ class Player:
             error = f"error: {raised}"[:200]
             del self._policies[self._spec]  # it may be broken; the robot is not let go of
             self._attached.discard(self._spec)
-        except CameraLost:
-            raise
         except RobotStopped as stopped:
-            if steps < 0:  # on the way home from another episode
+            # A camera is not the policy's, nor is what happens on the way home from elsewhere.
+            if steps < 0 or isinstance(stopped, CameraLost):
                 raise
             error = f"stopped: {stopped}"[:200]
         unwrapped: Any = env.unwrapped

@@ -25,7 +25,7 @@ from komo_envs.lab.markers import (
 )
 from komo_envs.lab.setup import Lab, load_lab, save_lab
 from komo_envs.lab.streams import CameraLost, open_stream, widest
-from komo_envs.scene import ROBOT_LINKS, Array
+from komo_envs.scene import ROBOT_LINKS, Array, Camera
 from komo_envs.tasks.base import TABLE_TOP
 from komo_envs.tools.cli import fail, parse
 from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW, Kinematics
@@ -75,10 +75,10 @@ def main() -> None:
         if arguments.camera not in lab.cameras:
             known = ", ".join(lab.cameras) or "none"
             raise ValueError(f"--camera {arguments.camera}: {arguments.lab} has {known}")
-        fov = check_joints(arguments)
+        camera = camera_of(arguments)
         if arguments.pictures < 1:
             raise ValueError(f"--pictures {arguments.pictures}: expected 1 or more")
-        calibrated, error = calibrate(lab, arguments, fov)
+        calibrated, error = calibrate(lab, arguments, camera.fov)
         save_lab(calibrated, arguments.lab)
     except (ValueError, ImportError, OSError, CameraLost) as error_:
         fail(MODULE, error_)
@@ -106,11 +106,8 @@ def draw(path: Path) -> None:
     )
 
 
-def check_joints(arguments: Arguments) -> float:
-    """Refuse a camera that the env has not, and joints that do not go with it.
-
-    Returns:
-        The vertical field of view in degrees of the env's camera.
+def camera_of(arguments: Arguments) -> Camera:
+    """The env's camera of that name, with which the joints go.
 
     Raises:
         ValueError: The message names what is wrong.
@@ -139,7 +136,7 @@ def check_joints(arguments: Arguments) -> float:
             f"--joints {' '.join(map(str, joints))}: expected each within the arm's limits, rad, "
             f"{JOINT_LOW.tolist()} to {JOINT_HIGH.tolist()}"
         )
-    return cameras[name].fov
+    return cameras[name]
 
 
 def calibrate(lab: Lab, arguments: Arguments, fov: float) -> tuple[Lab, float]:

@@ -320,19 +320,19 @@ class RobotWorld:
                 self._bot.move(positions, times, True, now)
 
     def _refusal(self, why: str) -> RobotStopped:
-        """The error of what the arm is not told, which has come to rest by then."""
+        """The error that ends what the arm is at, which has come to rest by then."""
         self._brake()
         return RobotStopped(why)
 
     def _brake(self) -> None:
         """Bring the arm to rest as fast as its accelerations allow."""
         assert self._bot is not None
-        q, qdot = self._motion.at(self._bot.get_t() - self._sent)
-        motion = Motion((brake(q, qdot),))
+        now = self._bot.get_t()
+        motion = Motion((brake(*self._motion.at(now - self._sent)),))
         if not self._dry:
             times, positions = motion.waypoints()
             with plain_errors():
-                self._bot.move(positions, times, True, self._bot.get_t())
+                self._bot.move(positions, times, True, now)
             time.sleep(motion.time + _LOOK)
 
     def _look_until(self, end: float) -> None:
@@ -350,8 +350,7 @@ class RobotWorld:
             asked = time.monotonic()
             now, q = self._bot.get_t(), self._bot.get_q()
             if self.cancelled():
-                self._brake()
-                raise RobotStopped("nobody commands it any more")
+                raise self._refusal("nobody commands it any more")
             if now > clock:
                 ticked, clock = time.monotonic(), now
             elif time.monotonic() - ticked > DEAD:
