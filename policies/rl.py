@@ -66,7 +66,7 @@ class Progress:
     stretch: int = 0
     """How many stretches are done: between two of them it is saved."""
     seconds: float = 0.0
-    """Spent so far."""
+    """Of its core, spent so far; other work beside it does not count."""
     best: int = -1
     """Validation episodes that the best policy so far solves."""
     best_step: int = 0
@@ -294,7 +294,7 @@ def train(job: Job, report: Callable[[int, str], None]) -> None:
     """
     torch.set_num_threads(1)
     setting, envs = job.setting, make_envs(job.setting)
-    started = time.monotonic()
+    started = time.process_time()
     if job.state.exists():
         model, progress = restore(setting, envs, job.state)
     else:
@@ -321,7 +321,7 @@ def train(job: Job, report: Callable[[int, str], None]) -> None:
             with replacing(job.folder / POLICY) as scratch:
                 model.save(scratch)
         progress.stretch += 1
-        progress.seconds = time.monotonic() - started
+        progress.seconds = time.process_time() - started
         save(model, progress, job.state)
     envs.close()
     curves.draw(job.folder / "curves.png", job.name)
