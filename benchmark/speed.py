@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
+import torch
 import tyro
+from gymnasium.vector.utils import concatenate, create_empty_array
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -50,6 +52,9 @@ Speeds = dict[str, dict[str, Any]]
 
 IN_VECTORS = ("state", "rgb 96")
 """The modes that vector environments are measured in."""
+
+BATCH = 8
+"""Scenes at once, in which a student's predictions are measured beside those of single ones."""
 
 WARM_UP = 10
 """Steps of each round that are not counted: the first ones fill caches."""
@@ -281,10 +286,12 @@ def measure_student(folder: Path, env_id: str, episodes: int) -> dict[str, float
     """Play the first validation seeds with a student.
 
     Returns:
-        The median duration and the 95th percentile of its predictions of a chunk, in ms, on as
-        many threads as PyTorch takes; and the median of an episode's duration, as episodes a
+        The median duration and the 95th percentile of its predictions of a chunk, in ms, on one
+        thread, as in ``benchmark.run``; the median for each of ``BATCH`` scenes at once; the share
+        of an episode that predicting takes; and the median of an episode's duration, as episodes a
         minute.
     """
+    torch.set_num_threads(1)
     student = load_student(folder, env_id)
     env = gym.make(env_id, disable_env_checker=True, **student.env_options)
     durations: list[float] = []
@@ -294,12 +301,22 @@ def measure_student(folder: Path, env_id: str, episodes: int) -> dict[str, float
             for _ in steps_of_episode(env, student, seed):
                 pass
             durations.append(perf_counter() - started)
+        chunks = [1000 * seconds for seconds in student.chunk_seconds]
+        scenes = [env.reset(seed=seed)[0] for seed in VALIDATION[:BATCH]]
     finally:
         env.close()
-    chunks = [1000 * seconds for seconds in student.chunk_seconds]
+    space = env.observation_space
+    batch: Any = create_empty_array(space, BATCH)
+    concatenate(space, scenes, batch)
+    student.chunk_seconds.clear()
+    for _ in range(WARM_UP + episodes):
+        student.predict(batch)
+    at_once = statistics.median(student.chunk_seconds[WARM_UP:])
     return {
         "chunk_ms": float(np.median(chunks)),
         "chunk_ms_95": float(np.percentile(chunks, 95)),
+        "chunk_ms_in_batch": 1000 * at_once / BATCH,
+        "predicting": sum(chunks) / 1000 / sum(durations),
         "episodes_per_minute": 60 / statistics.median(durations),
     }
 
@@ -333,12 +350,14 @@ def show(speeds: Speeds, episodes: int) -> None:
             for number, kinds in numbers.items():
                 vectors.add_row(env_id, mode, number, *(f"{rate:.0f}" for rate in kinds.values()))
     students = _table(f"Students, {episodes} episodes each")
-    for heading in ("student", "chunk ms", "95 %", "episodes/min"):
+    of_batch = f"ms, {BATCH} at once"
+    for heading in ("student", "chunk ms", "95 %", of_batch, "predicting", "episodes/min"):
         students.add_column(heading, justify="left" if heading == "student" else "right")
     for env_id, speed in speeds.items():
         for name, numbers in speed["students"].items():
-            median, most, rate = numbers.values()
-            students.add_row(env_id, name, f"{median:.1f}", f"{most:.1f}", f"{rate:.0f}")
+            *times, share, rate = numbers.values()
+            milliseconds = (f"{ms:.1f}" for ms in times)
+            students.add_row(env_id, name, *milliseconds, f"{share:.0%}", f"{rate:.0f}")
     console = Console(markup=False, highlight=False)
     console.print(steps, "", vectors, "", experts, "", students, sep="\n")
 

@@ -189,6 +189,10 @@ def test_speed_measures_every_mode_and_the_experts_of_both_tasks(tmp_path):
         assert 1 < expert["first_plan_ms"] <= expert["first_plan_ms_95"]
         assert expert["first_plan_ms"] <= expert["planning_ms"] + 1e-9
         assert expert["plans"] >= 1
+        assert speed["students"]
+        for student in speed["students"].values():
+            assert 0 < student["predicting"] < 1
+            assert 0 < student["chunk_ms_in_batch"] < student["chunk_ms"]
         rate = speed["steps"]["rgb 96"]["steps_per_second"]
         assert re.search(rf"{env_id} +rgb 96 +{rate:.0f} ", done.stdout)
         assert re.search(rf"{env_id} +{expert['first_plan_ms']:.0f} ", done.stdout)
