@@ -20,8 +20,8 @@ MODULE = "benchmark.learning_curve"
 class Arguments:
     """Draw how success grows with demonstrations, from results of students.
 
-    Results of the same environment, encoder, head and preset are points of one line, with their
-    95 % intervals: give it students that differ in nothing else.
+    Results of the same environment, and of students of one name but for the seed, are points of one
+    line, with their 95 % intervals.
     """
 
     results: Positional[tuple[Path, ...]]
@@ -60,7 +60,7 @@ def lines_of(results: list[Result]) -> dict[str, list[Point]]:
     for result in results:
         if result.policy.learning is None:
             raise ValueError(f"results: {result.policy.name} has learned from no demonstrations")
-        made_of = ", ".join(result.policy.name.split(", ")[:3])
+        made_of = result.policy.name.rsplit(", seed ", 1)[0]
         for env_id, task in result.tasks.items():
             count = result.policy.learning.demonstrations
             lines[f"{env_id}: {made_of}"].append((count, task.success_rate, *task.ci95))

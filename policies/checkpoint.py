@@ -57,7 +57,7 @@ class Card:
 
     format: Literal["komo-envs student"]
     version: Literal[1]
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[str, Field(min_length=1, max_length=200)]
     architecture: Architecture
     parameters: Annotated[int, Field(ge=1)]
     """How many numbers were learned."""

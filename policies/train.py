@@ -172,6 +172,7 @@ def prepare(arguments: Arguments) -> list[Job]:
     with DemoFile(arguments.demos[0]) as file:
         scenery = file.scenery
     shares(arguments.demos, arguments.episodes)  # refuses more than there are
+    name = name_of(arguments.preset, architecture, training, layout)
     jobs = [
         Job(
             architecture,
@@ -183,7 +184,7 @@ def prepare(arguments: Arguments) -> list[Job]:
             seed,
             arguments.validation,
             arguments.device,
-            _name(arguments, layout.cameras, seed),
+            f"{name}, seed {seed}",
             arguments.out / f"seed{seed}",
         )
         for seed in arguments.seeds
@@ -211,12 +212,24 @@ def configure(arguments: Arguments) -> tuple[Architecture, Training]:
     return make(arguments.preset, **options)
 
 
-def _name(arguments: Arguments, cameras: tuple[str, ...], seed: int) -> str:
-    images = "" if arguments.encoder == "state" else f" {arguments.modality}"
-    if images and cameras != ("front",):
-        images += f" {' and '.join(cameras)}"
-    made_of = f"{arguments.encoder}{images}, {arguments.head}, {arguments.preset}"
-    return f"{made_of}, seed {seed}"
+def name_of(preset: str, architecture: Architecture, training: Training, layout: Layout) -> str:
+    """What a student is called, without its seed: what it is made of, its preset, and what is
+    otherwise than that says.
+    """
+    a = architecture
+    images = "" if a.encoder == "state" else f" {a.modality}"
+    if images and layout.cameras != ("front",):
+        images += f" {' and '.join(layout.cameras)}"
+    usual = make(preset, encoder=a.encoder, modality=a.modality, head=a.head)
+    mine = vars(architecture) | vars(training)
+    theirs = vars(usual[0]) | vars(usual[1])
+    otherwise = [
+        f"{key} {value}"
+        for key, value in mine.items()
+        if value != theirs[key] and not key.startswith("backbone")
+    ]
+    more = f" ({', '.join(otherwise)})" if otherwise else ""
+    return f"{a.encoder}{images}, {a.head}, {preset}{more}"
 
 
 def setup_of(job: Job) -> dict[str, Any]:

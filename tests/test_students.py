@@ -250,7 +250,7 @@ def test_a_student_is_scored(student, tmp_path, command):
     done = command(*words, "--out", out)
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "result.json").read_text())
-    assert result["policy"]["name"] == "resnet18 rgb, transformer, light, seed 0"
+    assert result["policy"]["name"] == "resnet18 rgb, transformer, light (steps 10), seed 0"
     assert not result["policy"]["privileged"]
     assert result["policy"]["learning"]["demonstrations"] == 3
     done = command(
