@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -106,3 +107,9 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 def remount(folder: Path, options: str) -> None:
     """Change a mounted file system: ``"ro"``, ``"size=1m"``."""
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> Path:
+    """Write a file, and say where it is."""
+    path.write_text(json.dumps(content))
+    return path

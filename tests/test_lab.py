@@ -1,10 +1,9 @@
-"""A laboratory: cameras, markers, an operator, and a rehearsal of it all without the robot."""
+"""A laboratory: an operator, policies that act there, a rehearsal of it all without the robot."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,28 +15,23 @@ from typing import Any
 
 import gymnasium as gym
 import h5py
-import imageio.v3 as iio
 import numpy as np
 import pytest
+from common import write_json
 from conftest import PROJECT, Command
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 import komo_envs  # noqa: F401 - registers the ids
 from benchmark.blind import order
 from experts.demos import DemoFile
-from komo_envs.lab import Lab, LabCamera, Marker, load_lab
-from komo_envs.lab.live import Live
-from komo_envs.lab.markers import compose, draw_board
-from komo_envs.lab.streams import CameraLost, Frame, Lens, Recorded, cut, record
-from komo_envs.scene import ROBOT_LINKS, Camera, look_at
+from komo_envs.lab import Lab, LabCamera
+from komo_envs.lab.streams import CameraLost, Frame, Lens, Recorded, record
+from komo_envs.scene import look_at
 from komo_envs.worlds.rai import RobotStopped, SimulationError
 from policies import train
 
-cv2 = pytest.importorskip("cv2")
+pytest.importorskip("cv2")
 ENV = "KomoPush-v0"
-LENS = Lens((612.0, 610.0), (322.0, 238.0))
-"""Much like a RealSense's."""
 DARK = Frame(
     np.zeros((48, 64, 3), np.uint8),
     np.zeros((48, 64), np.float32),
@@ -53,174 +47,6 @@ def no_display() -> Iterator[None]:
         for name in ("DISPLAY", "WAYLAND_DISPLAY"):
             patch.delenv(name, raising=False)
         yield
-
-
-def write(path: Path, lab: dict[str, Any]) -> Path:
-    path.write_text(json.dumps(lab))
-    return path
-
-
-def photograph(flat: NDArray[np.uint8], size: tuple[float, float], pose: Any, eye: Any) -> Frame:
-    """What a camera at ``eye`` sees of a flat picture (H, W) of that size (x, y), m."""
-    fine = 4  # pixels in each direction for one of the photograph
-    x, y = size[0] / 2, size[1] / 2
-    corners = np.array([[-x, y, 0], [x, y, 0], [x, -y, 0], [-x, -y, 0]])
-    world = Rotation.from_quat(pose[3:], scalar_first=True).apply(corners) + pose[:3]
-    turn = Rotation.from_quat(eye[3:], scalar_first=True).inv()
-    seen = turn.apply(world - np.asarray(eye[:3]))
-    pixels = fine * (seen[:, :2] / seen[:, 2:] * LENS.focal + LENS.center) - 0.5
-    height, width = flat.shape
-    there = np.array([[0, 0], [width, 0], [width, height], [0, height]]) - 0.5
-    way = cv2.getPerspectiveTransform(there.astype(np.float32), pixels.astype(np.float32))
-    large = cv2.warpPerspective(flat, way, (640 * fine, 480 * fine), borderValue=130)
-    grey = cv2.resize(large, (640, 480), interpolation=cv2.INTER_AREA)
-    return Frame(np.repeat(grey[..., None], 3, axis=2), np.zeros((480, 640), np.float32), LENS)
-
-
-def test_a_camera_is_found_and_the_simulation_sees_through_it(
-    tmp_path: Path, command: Command
-) -> None:
-    board = tmp_path / "board.png"
-    lab = {"robot": "franka", "cameras": {"front": {"source": f"recorded:{tmp_path / 'pictures'}"}}}
-    file = write(tmp_path / "lab.json", lab)
-    done = command("komo_envs.lab.calibrate", file, "--draw", board)
-    assert done.returncode == 0, done.stderr
-    page = iio.imread(board)
-    size = (page.shape[1] / 300 * 0.0254, page.shape[0] / 300 * 0.0254)
-    eye = look_at((0.15, 1.2, 1.45), (0.0, 0.3, 0.65))
-    turn = Rotation.from_euler("z", 30, degrees=True).as_quat(scalar_first=True)
-    frame = photograph(page, size, [0.05, 0.35, 0.65, *turn], eye)
-    for number in range(3):
-        record(frame, tmp_path / "pictures", number)
-    at = ("--at", 0.05, 0.35, "--yaw", 30, "--pictures", 3)
-    done = command("komo_envs.lab.calibrate", file, *at)
-    assert done.returncode == 0, done.stderr
-    assert "front is at (0.15" in done.stdout
-    found = load_lab(file).cameras["front"].pose
-    assert found is not None
-    assert np.abs(np.subtract(found[:3], eye[:3])).max() < 0.003
-    off = Rotation.from_quat(found[3:], scalar_first=True).inv() * Rotation.from_quat(
-        eye[3:], scalar_first=True
-    )
-    assert np.degrees(off.magnitude()) < 0.2
-    env: Any = gym.make(ENV, obs_mode="rgb", lab=file)
-    assert env.unwrapped.cameras[0].pose == found
-    plain: Any = gym.make(ENV, obs_mode="rgb")
-    one, other = (each.reset(seed=0)[0]["pixels"] for each in (env, plain))
-    assert np.abs(one.astype(int) - other).mean() > 5
-    env.close()
-    plain.close()
-
-    away = write(tmp_path / "away.json", lab)
-    record(
-        Frame(np.full((480, 640, 3), 130, np.uint8), frame.depth, LENS), tmp_path / "pictures", 0
-    )
-    done = command("komo_envs.lab.calibrate", away, *at)
-    assert done.returncode == 2
-    assert done.stderr == "komo_envs.lab.calibrate: 0 of the board's 35 markers are seen\n"
-    assert load_lab(away).cameras["front"].pose is None
-
-
-def test_a_carried_camera_is_found(tmp_path: Path, command: Command) -> None:
-    source = f"recorded:{tmp_path / 'pictures'}"
-    cameras = {"wrist": {"source": source}}
-    file = write(tmp_path / "lab.json", {"robot": "franka", "cameras": cameras})
-    env: Any = gym.make(ENV, obs_mode="rgb", cameras=("wrist",))
-    env.reset(seed=0)
-    inner = env.unwrapped
-    [camera] = inner.cameras
-    q = inner.state.q
-    hand = inner.state.link_poses[ROBOT_LINKS.index("hand")]
-    off = Rotation.from_euler("xyz", [3, -2, 4], degrees=True).as_quat(scalar_first=True)
-    here = compose(camera.pose, [0.01, -0.005, 0.008, *off])  # not quite where it should be
-    page = np.pad(draw_board(4000), 40, constant_values=255)
-    size = (page.shape[1] / 4000, page.shape[0] / 4000)
-    turn = Rotation.from_euler("z", 90, degrees=True).as_quat(scalar_first=True)
-    board = [*inner.state.link_poses[-1][:2], 0.65, *turn]
-    record(photograph(page, size, board, compose(hand, here)), tmp_path / "pictures", 0)
-    at = ("--camera", "wrist", "--pictures", 1, "--at", board[0], board[1], "--yaw", 90)
-    for words, reason in (
-        (at, "--joints: expected those of the arm, which carries it, with --camera wrist"),
-        ((*at, "--joints", *q[:6], 7), "expected each within the arm's limits"),
-    ):
-        done = command("komo_envs.lab.calibrate", file, *words)
-        assert done.returncode == 2
-        assert reason in done.stderr
-        assert load_lab(file).cameras["wrist"].pose is None
-    done = command("komo_envs.lab.calibrate", file, *at, "--joints", *q)
-    assert done.returncode == 0, done.stderr
-    found = load_lab(file).cameras["wrist"].pose
-    assert found is not None
-    assert np.abs(np.subtract(found[:3], here[:3])).max() < 0.003
-    env.close()
-
-
-@pytest.mark.parametrize(("height", "accuracy"), [(None, 0.02), (0.68, 0.002)])
-def test_what_wears_a_marker_is_seen(tmp_path: Path, height: float | None, accuracy: float) -> None:
-    marker = cv2.aruco.generateImageMarker(
-        cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_4X4_50), 40, 400
-    )
-    marker = np.pad(marker, 100, constant_values=255)
-    eye = look_at((0.1, 1.0, 1.3), (0.0, 0.35, 0.65))
-    lab = Lab(
-        "franka",
-        cameras={"front": LabCamera(f"recorded:{tmp_path}", eye)},
-        markers={"puck": Marker(40, 0.04, (0, 0, 0.015, 1, 0, 0, 0), height)},
-    )
-    env: Any = gym.make(ENV)
-    env.reset(seed=0)
-    state, bodies = env.unwrapped.state, env.unwrapped.bodies
-    index = [body.name for body in bodies].index("puck")
-    turn = Rotation.from_euler("z", 50, degrees=True).as_quat(scalar_first=True)
-    for number, x in enumerate((0.10, 0.14)):
-        page = [x, 0.4, 0.68, *turn]
-        record(photograph(marker, (0.06, 0.06), page, eye), tmp_path, number)
-    record(Frame(np.full((480, 640, 3), 130, np.uint8), np.zeros((480, 640)), LENS), tmp_path, 2)
-    cameras = lab.calibrated(env.unwrapped.task.cameras)
-    live = Live(lab, None, cameras, [])  # type: ignore[arg-type]
-    assert live.unseen(bodies) == []
-    live.begin()
-    for x in (0.10, 0.14):
-        seen = live.look(state, bodies)
-        assert np.abs(seen.body_poses[index, :3] - [x, 0.4, 0.665]).max() < accuracy
-        off = Rotation.from_quat(seen.body_poses[index, 3:], scalar_first=True)
-        assert abs(off.as_euler("zyx", degrees=True)[0] - 50) < 2
-    assert seen.body_velocities[index, 0] > 0
-    off = np.linalg.norm(state.body_poses[index, :2] - [0.14, 0.4])
-    assert live.misplaced(state, state, bodies) == ""
-    found = re.fullmatch(r"puck is (.*) cm from its place", live.misplaced(seen, state, bodies))
-    assert found
-    assert abs(float(found[1]) / 100 - off) < accuracy
-    # Hidden, it may move, and so does not rest; a policy is told where it was.
-    hidden = live.look(state, bodies)
-    assert np.array_equal(hidden.body_poses, seen.body_poses)
-    inner = env.unwrapped
-    inner._live, inner._state = live, hidden
-    observation = inner.observe("state")
-    assert env.observation_space.contains(observation)
-    assert observation["achieved_goal"][2] == 0
-    inner._live = None
-    with pytest.raises(CameraLost, match="there are no more pictures"):
-        live.look(state, bodies)
-    env.close()
-
-
-def test_a_live_picture_is_cut_to_what_the_policy_sees() -> None:
-    env: Any = gym.make(ENV, obs_mode="rgbd")
-    observation, _ = env.reset(seed=0)
-    inner = env.unwrapped
-    [camera] = inner.cameras
-    wide = Camera("wide", camera.pose, fov=70.0)
-    [image] = inner.take_pictures((wide,), (480, 640))
-    focal = 240 / np.tan(np.radians(35))
-    frame = Frame(image.rgb, image.depth[..., 0], Lens((focal, focal), (320.0, 240.0)))
-    rgb, depth = cut(frame, camera.fov, (96, 96))
-    assert rgb.shape == observation["pixels"].shape
-    assert (rgb.dtype, depth.dtype) == (np.uint8, np.float32)
-    assert np.abs(rgb.astype(int) - observation["pixels"]).mean() < 4
-    near = np.abs(depth - observation["depth"]) < 0.01
-    assert near.mean() > 0.97
-    env.close()
 
 
 class Quiet:
@@ -245,7 +71,7 @@ class Quiet:
 
 
 def make(lab: dict[str, Any], tmp_path: Path, operator: Quiet, **options: Any) -> Any:
-    file = write(tmp_path / "lab.json", lab)
+    file = write_json(tmp_path / "lab.json", lab)
     options = {"obs_mode": "rgb", "control_mode": "joint", "image_size": 48, **options}
     return gym.make(
         ENV, world="real", lab=file, operator=operator, disable_env_checker=True, **options
@@ -353,7 +179,7 @@ def run(answers: str, *arguments: object, module: str = "run") -> subprocess.Com
 
 
 def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
-    seeing = write(tmp_path / "seeing.json", REHEARSAL | SEEN)
+    seeing = write_json(tmp_path / "seeing.json", REHEARSAL | SEEN)
     common = ("--env", ENV, "--world", "real", "--no-report")
     out = tmp_path / "expert"
     words = ("--policy", "expert", "--episodes", 2, "--lab", seeing, "--out", out)
@@ -367,7 +193,7 @@ def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
     assert result["tasks"][ENV]["successes"] == 2
     assert len(list((out / "layouts").glob("layout-0*.png"))) == 2
     # Who is not seen is judged by the operator.
-    blind = write(tmp_path / "blind.json", REHEARSAL)
+    blind = write_json(tmp_path / "blind.json", REHEARSAL)
     out = tmp_path / "blind"
     mine = ("--policy", "docs/my_policy.py:MyPolicy", "--trust-code", "--episodes", 1)
     done = run("\n\nmaybe\ny\n", *common, *mine, "--lab", blind, "--out", out)
@@ -377,7 +203,7 @@ def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
     assert "Please say y or n." in done.stdout
     # A camera that is lost is no failure of the policy's.
     cameras = {"front": {"source": f"recorded:{tmp_path / 'few'}", "fov": 40}}
-    few = write(tmp_path / "few.json", REHEARSAL | {"cameras": cameras})
+    few = write_json(tmp_path / "few.json", REHEARSAL | {"cameras": cameras})
     for number in range(5):
         record(DARK, tmp_path / "few", number)
     out = tmp_path / "lost"
@@ -394,7 +220,7 @@ def test_a_lab_is_given_as_it_is_or_by_its_fields_or_by_their_file(tmp_path: Pat
     eye = look_at((0.9, 0.5, 1.3), (0.0, 0.3, 0.6))
     fields = REHEARSAL | {"cameras": {"front": {"source": "rendered", "pose": [*eye]}}}
     itself = Lab(robot="rehearsal", cameras={"front": LabCamera(source="rendered", pose=eye)})
-    for lab in (itself, fields, write(tmp_path / "lab.json", fields)):
+    for lab in (itself, fields, write_json(tmp_path / "lab.json", fields)):
         env: Any = gym.make(ENV, lab=lab).unwrapped
         assert env.lab == itself
         assert env.cameras[0].pose == eye
@@ -412,7 +238,7 @@ def test_a_student_learns_in_simulation_to_see_through_a_labs_cameras(
 ) -> None:
     eye = [*look_at((0.9, 0.5, 1.3), (0.0, 0.3, 0.6))]
     moved = {"source": "realsense:123", "pose": eye, "fov": 42}
-    lab = write(tmp_path / "lab.json", REHEARSAL | SEEN | {"cameras": {"front": moved}})
+    lab = write_json(tmp_path / "lab.json", REHEARSAL | SEEN | {"cameras": {"front": moved}})
     there, small = ("--lab", lab), ("--image-size", 48, "--episodes", 1)
     files = {name: tmp_path / f"{name}.h5" for name in ("plain", "lab", "drawn", "taken")}
     for name, words in {"plain": (), "lab": there}.items():
@@ -459,7 +285,7 @@ def test_a_student_learns_in_simulation_to_see_through_a_labs_cameras(
     with DemoFile(files["lab"]) as file:
         head = file.env_args
     drawn = {"robot": "rehearsal", "cameras": {"front": {"source": "rendered"}}}
-    named = write(tmp_path / "named.json", drawn)
+    named = write_json(tmp_path / "named.json", drawn)
     for strange in (str(named), drawn | {"cameras": {"front": {"source": "recorded:/etc"}}}):
         head["env_kwargs"]["lab"] = strange
         with h5py.File(files["lab"], "r+") as raw:
@@ -473,7 +299,7 @@ def test_two_policies_take_turns_and_nobody_is_told_which_acts(tmp_path: Path) -
     assert turns != [*order(range(2000000, 2000050), 8)]
     assert sorted(turns) == [(which, seed) for which in (0, 1) for seed in range(2000000, 2000050)]
     assert 10 < sum(which for which, _ in turns[::2]) < 40, "either is the first"
-    lab = write(tmp_path / "lab.json", REHEARSAL | SEEN)
+    lab = write_json(tmp_path / "lab.json", REHEARSAL | SEEN)
     words = ("zero", "expert", "--env", ENV, "--lab", lab, "--out", tmp_path / "out")
     done = run("\n" * 4, *words, "--episodes", 1, module="blind")
     assert done.returncode == 0, done.stderr
@@ -527,7 +353,7 @@ def test_a_lab_that_is_wrong_is_one_line(
     tmp_path: Path, lab: dict[str, Any] | None, why: str
 ) -> None:
     words = ("--policy", "zero", "--env", ENV, "--world", "real", "--episodes", 1)
-    given = () if lab is None else ("--lab", write(tmp_path / "lab.json", lab))
+    given = () if lab is None else ("--lab", write_json(tmp_path / "lab.json", lab))
     done = run("", *words, *given, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert why in done.stderr
@@ -565,7 +391,7 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
 
 
 def test_an_expert_demonstrates_in_a_lab(tmp_path: Path) -> None:
-    lab = write(tmp_path / "lab.json", REHEARSAL | SEEN)
+    lab = write_json(tmp_path / "lab.json", REHEARSAL | SEEN)
     out = tmp_path / "lab.h5"
     small = ("--env", ENV, "--episodes", 2, "--image-size", 48, "--out", out)
     done = subprocess.run(
