@@ -39,7 +39,8 @@ Every environment has a table of its own, and a row is one policy, scored by
 - *steps*: the median length of an episode, at 10 actions a second.
 - *learned from*, and *in*: the data, and what training cost. *parameters*: in millions.
 - *verified*: how many of its episodes were played again by `python -m benchmark.verify`, and all
-  came out the same.
+  came out the same; *elsewhere*: on another kind of machine, where no more of them succeeded in the
+  result alone than chance would have it.
 - *privileged*: the policy sees the state of the simulation, and cannot be used on a robot as it is.
 - *modified*, after a commit: the code had changes that the commit has not.
 
@@ -205,7 +206,8 @@ def _verified(row: Row, env_id: str, where: str) -> str:
     if not row.verification.passed:
         return f"[failed]({where}/{VERIFICATION})"
     count = len(row.verification.seeds.get(env_id, ()))
-    return f"[{count}]({where}/{VERIFICATION})" if count else ""
+    how = ", elsewhere" if row.verification.elsewhere else ""
+    return f"[{count}{how}]({where}/{VERIFICATION})" if count else ""
 
 
 def _commit(result: Result) -> str:

@@ -32,8 +32,9 @@ class Arguments:
     """Play a random part of a result's episodes again, and say which come out the same.
 
     Nobody can know before which they will be. The exit code is 0 if all outcomes are the same, and
-    1 if one is not. For a row of the leaderboard the record of it is kept beside the result, and
-    marks the row as verified.
+    1 if one is not. On another kind of machine the last digits are others: there it is 0 unless
+    more of them succeed in the result alone than chance would have it. For a row of the leaderboard
+    the record of it is kept beside the result, and marks the row as verified.
     """
 
     result: tyro.conf.Positional[Path]
@@ -65,15 +66,25 @@ class Outcome:
             now = replace(now, tracking_error=None)
         return self.then == now
 
-    @property
-    def alike(self) -> bool:
-        """Whether they have the same scene, outcome and length, and end within a millimetre."""
+    def alike(self, elsewhere: bool) -> bool:
+        """Whether they have the same scene, outcome and length, and end within a millimetre; of
+        another kind of machine, the same scene and outcome.
+        """
         then, now = self.then, self.now
+        if then.scene != now.scene or then.success_at_end != now.success_at_end:
+            return False
         ends = [-1.0 if each.distance is None else each.distance for each in (then, now)]
-        return abs(ends[0] - ends[1]) <= 1e-3 and all(
-            getattr(then, name) == getattr(now, name)
-            for name in ("scene", "success_at_end", "success_once", "steps")
+        return elsewhere or (
+            abs(ends[0] - ends[1]) <= 1e-3
+            and then.success_once == now.success_once
+            and then.steps == now.steps
         )
+
+    @property
+    def lost(self) -> bool:
+        """Whether it succeeds in the result alone; another scene counts as that, too."""
+        then, now = self.then, self.now
+        return (then.success_at_end and not now.success_at_end) or then.scene != now.scene
 
 
 def main() -> None:
@@ -95,7 +106,8 @@ def main() -> None:
                 device=arguments.device or result.device,
             )
             outcomes = play(result, player, jobs, workers)
-        record = record_of(result, sha256, outcomes)
+        other = elsewhere(result, arguments.device or result.device)
+        record = record_of(result, sha256, outcomes, other)
         file = arguments.result.parent / VERIFICATION
         kept = arguments.result.name == RESULT
         if kept:
@@ -105,7 +117,7 @@ def main() -> None:
     except (WorkerError, OSError) as error:
         fail(MODULE, f"stopped: {error}; nothing is verified", code=1)
     with printing(MODULE, f"{file} is written" if kept else "played again"):
-        show(outcomes)
+        show(outcomes, record)
         if kept:
             print(f"Record: {file}")
     raise SystemExit(0 if record.passed else 1)
@@ -169,8 +181,27 @@ def play(
     return [Outcome(then[job[:2]], now[job[:2]]) for job in jobs]
 
 
-def record_of(result: Result, sha256: str, outcomes: Sequence[Outcome]) -> Verification:
+def elsewhere(result: Result, device: str) -> tuple[str, ...]:
+    """In what a result was played with others than here, of what the last digits depend on."""
+    here, there = provenance.machine(), result.machine
+    pairs = [(name, here[name], there.get(name, here[name])) for name in provenance.KIND]
+    pairs.append(("device", device, result.device))
+    versions = provenance.versions(result.envs, SOURCES)
+    pairs += [
+        (name, versions[name], version)
+        for name, version in result.versions.items()
+        if not name.endswith("_sources") and name in versions
+    ]
+    return tuple(f"{name}: {ours}, not {theirs}" for name, ours, theirs in pairs if ours != theirs)
+
+
+def record_of(
+    result: Result, sha256: str, outcomes: Sequence[Outcome], elsewhere: tuple[str, ...]
+) -> Verification:
     """What is kept of it; ``sha256`` is the result file's."""
+    same = [outcome.alike(bool(elsewhere)) for outcome in outcomes]
+    identical = sum(outcome.identical for outcome in outcomes)
+    others = [outcome for outcome, alike in zip(outcomes, same, strict=True) if not alike]
     seeds: dict[str, list[int]] = {env_id: [] for env_id in result.envs}
     for outcome in outcomes:
         seeds[outcome.now.env].append(outcome.now.seed)
@@ -180,9 +211,11 @@ def record_of(result: Result, sha256: str, outcomes: Sequence[Outcome]) -> Verif
         result_sha256=sha256,
         policy_sha256=result.policy.sha256,
         seeds={env_id: tuple(part) for env_id, part in seeds.items()},
-        identical=sum(outcome.identical for outcome in outcomes),
-        alike=sum(outcome.alike and not outcome.identical for outcome in outcomes),
-        different=tuple((o.now.env, o.now.seed) for o in outcomes if not o.alike),
+        identical=identical,
+        alike=sum(same) - identical,
+        different=tuple((outcome.now.env, outcome.now.seed) for outcome in others),
+        elsewhere=elsewhere,
+        lost=sum(outcome.lost for outcome in others),
         versions=provenance.versions(result.envs, SOURCES),
         machine=provenance.machine(),
         commit=Commit(*commit) if commit else None,
@@ -190,13 +223,12 @@ def record_of(result: Result, sha256: str, outcomes: Sequence[Outcome]) -> Verif
     )
 
 
-def show(outcomes: Sequence[Outcome]) -> None:
+def show(outcomes: Sequence[Outcome], record: Verification) -> None:
     """Print which episodes agree, and what that is worth."""
-    identical = sum(outcome.identical for outcome in outcomes)
-    alike = sum(outcome.alike for outcome in outcomes)
+    alike, lost = record.identical + record.alike, record.lost
     for outcome in outcomes:
         then, now = outcome.then, outcome.now
-        if not outcome.alike:
+        if (now.env, now.seed) in record.different:
             what = "scene" if then.scene != now.scene else "outcome"
             print(
                 f"{now.env}, seed {now.seed}: another {what}: {_said(then)} in the result, "
@@ -204,9 +236,16 @@ def show(outcomes: Sequence[Outcome]) -> None:
             )
     print(
         f"{alike} of {len(outcomes)} episodes have the same outcome, "
-        f"{identical} of them are the same in every number."
+        f"{record.identical} of them are the same in every number."
     )
-    if alike == len(outcomes):
+    if record.elsewhere:
+        print(f"Played here with {'; '.join(record.elsewhere)}: the last digits are others.")
+        print(
+            f"{lost} succeed in the result alone, {len(record.different) - lost} here alone: "
+            + ("no more than" if record.passed else "more than")
+            + f" chance would have it (p = {record.p:.2g}, exact sign test)."
+        )
+    elif alike == len(outcomes):
         # Had a share q been other, none would have been found with (1 - q)^n; that is 5 % at:
         most = 1 - 0.05 ** (1 / len(outcomes))
         print(f"So with 95 % confidence less than {most:.1%} of the result's episodes are other.")

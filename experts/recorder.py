@@ -128,7 +128,7 @@ class Recorder:
             },
             "versions": provenance.versions([self._recipe.env], SOURCES),
             # What the last digits depend on.
-            "machine": {name: machine[name] for name in ("platform", "cpu")},
+            "machine": {name: machine[name] for name in provenance.KIND},
         }
         return dict(json.loads(json.dumps(head)))  # as it will be read again
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import run_module
 
 from benchmark.leaderboard import leaderboard
-from benchmark.result import Result, load_result, save_result, score
+from benchmark.result import Episode, Result, load_result, save_result, score
 from benchmark.submit import Arguments as Submission
 from benchmark.submit import submit
 from komo_envs.suite import ENVS, PAPER_ENVS, TEST
@@ -82,6 +82,37 @@ def test_a_tampered_result_is_found_out(result_file, tmp_path):
     done = run_module("verify", file, "--policy", "zero", "--fraction", 0.25)
     assert done.returncode == 1
     assert "another scene" in done.stdout
+
+
+def test_another_kind_of_machine_verifies_the_rate(result_file, tmp_path):
+    honest = load_result(result_file)
+    elsewhere = replace(honest, machine={**honest.machine, "cpu": "Abacus"})
+    file = tmp_path / "result.json"
+    # As it may come out where the last digits are others.
+    first, *others = elsewhere.episodes
+    end = replace(first, distance=first.distance + 0.01)
+    save_result(_with(elsewhere, [end, *others]), file)
+    done = run_module("verify", file, "--policy", "zero", "--fraction", 1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 of 8 episodes have the same outcome, 7 of them are the same" in done.stdout
+    assert f"cpu: {honest.machine['cpu']}, not Abacus" in done.stdout
+    record = json.loads((tmp_path / "verification.json").read_text())
+    assert (record["different"], record["lost"], len(record["elsewhere"])) == ([], 0, 1)
+
+    success = {"success_once": True, "success_at_end": True, "distance": 0.001, "failure": None}
+    save_result(_with(elsewhere, [replace(e, **success) for e in elsewhere.episodes]), file)
+    done = run_module("verify", file, "--policy", "zero", "--fraction", 1)
+    assert done.returncode == 1
+    assert "8 succeed in the result alone, 0 here alone: more than chance" in done.stdout
+
+
+def _with(result: Result, episodes: list[Episode]) -> Result:
+    """What ``result`` would be if its episodes were these."""
+    tasks = {
+        env_id: score([each for each in episodes if each.env == env_id], minutes=1)
+        for env_id in result.envs
+    }
+    return replace(result, episodes=tuple(episodes), tasks=tasks)
 
 
 BAD = {

@@ -114,13 +114,20 @@ def usable_cores() -> int:
 
 def machine() -> dict[str, str | int | float]:
     """What ran the code, in words that name no host and no user."""
+    from komo_envs.cameras.renderer import driver  # which takes a while, and a library for graphics
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "platform": f"{_distribution()}, {platform.machine()}",
         "cpu": _cpu_model(),
+        "renderer": driver(),
         "cores": usable_cores(),
         "memory_gib": round(memory / 2**30, 1),
     }
+
+
+KIND = ("platform", "cpu", "renderer")
+"""Of what ``machine`` says, what the last digits of an episode depend on."""
 
 
 def _distribution() -> str:

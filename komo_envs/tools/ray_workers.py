@@ -22,7 +22,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic
 
-from komo_envs.cameras.renderer import driver
 from komo_envs.tools import provenance
 from komo_envs.tools.files import replacing
 from komo_envs.tools.workers import (
@@ -168,8 +167,8 @@ def _facts(folder: Path, more: Callable[[], dict[str, str]]) -> dict[str, str]:
     _enter(folder)
     machine = provenance.machine()
     packages = {each.name: each.version for each in metadata.distributions()}
-    kind = {name: str(machine[name]) for name in ("platform", "cpu")}
-    return {**packages, **kind, "renderer": driver(), **more()}
+    kind = {name: str(machine[name]) for name in provenance.KIND}
+    return {**packages, **kind, **more()}
 
 
 def _is_dead(node: str) -> bool:

@@ -45,6 +45,22 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
+def excess(more: int, fewer: int) -> float:
+    """The one-sided p of the exact sign test: how probable ``more`` or more of both are, if either
+    is as probable.
+
+    Source: Arbuthnott, An argument for divine providence, 1710.
+
+    Args:
+        more: How often it went one way.
+        fewer: How often it went the other.
+    """
+    from scipy.stats import binomtest
+
+    total = more + fewer
+    return float(binomtest(more, total, alternative="greater").pvalue) if total else 1.0
+
+
 def newcombe_paired(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float]:
     """The 95 % interval of the difference of two success rates on the same scenes.
 
