@@ -44,15 +44,16 @@ Every environment has a table of its own, and a row is one policy, scored by
 - *privileged*: the policy sees the state of the simulation, and cannot be used on a robot as it is.
 - *modified*, after a commit: the code had changes that the commit has not.
 
-A student is named by what reads its observations, the head that makes actions of it, and its
-preset (`light` is trained on one core, `paper` has the published sizes) and the seed of its
-training. *Of its estimate alone*: the head sees what was estimated of the state, and no more of the
-picture. 1500 demonstrations are 1000 of the expert and 500 in which it takes over from a student of
-states; *after a first one*, *after one of pictures*: it takes over from such a student, too.
-`light` has changed with time: of the students that come with the project those of push, shelf and
-shelf-fixed learned with keypoints alone, the former two for 4000 steps; other rows have 3000, those
-of pictures of the hard environments 4500, those of states 1500. Rows of DINOv2 are missing: its
-weights have not been at hand; the code is tested with a small random model.
+A student is named by what reads its observations, the head that makes actions of it, its preset
+(`light` is made for one core, `paper` has the published sizes), what is otherwise than that says,
+and the seed of its training. *Of its estimate alone*, or *features False*: the head sees what was
+estimated of the state, and no more of the picture. Of 1128 to 2000 demonstrations, 1000 are of the
+expert alone; in the others it takes over from a student of states, and from one of pictures where
+there are more than 1500; of fewer, the same share. A name that says nothing of steps has 3000, but
+for these, of before names said so: 4000 of the students of push and shelf that come with the
+project (which, as that of shelf-fixed, learned with keypoints alone), 4500 of those of pictures of
+the hard environments, 1500 of those of states. Rows of DINOv2 are missing: its weights have not
+been at hand; the code is tested with a small random model.
 """
 
 PAPER_TEXT = """
