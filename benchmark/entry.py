@@ -83,12 +83,13 @@ class Verification:
         """Whether all outcomes are the same, and there are any.
 
         Elsewhere the last digits are others, and where things touch, a few episodes end otherwise
-        for that: as many this way as that. Then it is whether no more than chance would have it
-        succeed in the result alone (exact sign test, one-sided, at 5 %).
+        for that: as many this way as that. Then it is whether most are the same, and no more than
+        chance would have it succeed in the result alone (exact sign test, one-sided, at 5 %).
         """
+        same = self.identical + self.alike
         if not self.elsewhere:
-            return not self.different and self.identical + self.alike > 0
-        return self.p >= 0.05
+            return not self.different and same > 0
+        return same > len(self.different) and self.p >= 0.05
 
     @property
     def p(self) -> float:

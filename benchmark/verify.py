@@ -32,9 +32,9 @@ class Arguments:
     """Play a random part of a result's episodes again, and say which come out the same.
 
     Nobody can know before which they will be. The exit code is 0 if all outcomes are the same, and
-    1 if one is not. On another kind of machine the last digits are others: there it is 0 unless
-    more of them succeed in the result alone than chance would have it. For a row of the leaderboard
-    the record of it is kept beside the result, and marks the row as verified.
+    1 if one is not. On another kind of machine the last digits are others: there it is 0 if most
+    are the same, and no more succeed in the result alone than chance would have it. For a row of
+    the leaderboard the record of it is kept beside the result, and marks the row as verified.
     """
 
     result: tyro.conf.Positional[Path]
@@ -241,9 +241,9 @@ def show(outcomes: Sequence[Outcome], record: Verification) -> None:
     if record.elsewhere:
         print(f"Played here with {'; '.join(record.elsewhere)}: the last digits are others.")
         print(
-            f"{lost} succeed in the result alone, {len(record.different) - lost} here alone: "
-            + ("no more than" if record.passed else "more than")
-            + f" chance would have it (p = {record.p:.2g}, exact sign test)."
+            f"{lost} succeed in the result alone, {len(record.different) - lost} here alone "
+            f"(p = {record.p:.2g}, exact sign test): "
+            + ("so chance would have it." if record.passed else "the result is not confirmed.")
         )
     elif alike == len(outcomes):
         # Had a share q been other, none would have been found with (1 - q)^n; that is 5 % at:
