@@ -87,7 +87,7 @@ def test_a_result_names_what_it_was_made_with_and_no_host(result_file):
     assert {"python", "robotic", "numpy"} <= set(result.versions)
     hashes = {f"{package}_sources" for package in ("komo_envs", "policies", "benchmark")}
     assert hashes <= set(result.versions)
-    assert {"platform", "cpu", "cores", "memory_gib"} == set(result.machine)
+    assert {"platform", "cpu", "cores", "memory_gib", "renderer"} == set(result.machine)
     assert f'"{socket.gethostname()}"' not in text
     assert str(result_file.parent) not in text
     assert result.command.endswith("--episodes 4 --out DIR")
