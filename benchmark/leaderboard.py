@@ -39,8 +39,8 @@ Every environment has a table of its own, and a row is one policy, scored by
 - *steps*: the median length of an episode, at 10 actions a second.
 - *learned from*, and *in*: the data, and what training cost. *parameters*: in millions.
 - *verified*: how many of its episodes were played again by `python -m benchmark.verify`, and all
-  came out the same; *elsewhere*: on another kind of machine, where no more of them succeeded in the
-  result alone than chance would have it.
+  came out the same; *elsewhere*: on another kind of machine, where most did, and no more succeeded
+  in the result alone than chance would have it.
 - *privileged*: the policy sees the state of the simulation, and cannot be used on a robot as it is.
 - *modified*, after a commit: the code had changes that the commit has not.
 
