@@ -32,6 +32,7 @@ from policies.rl_config import (
     POLICY,
     RANDOM_STEPS,
     SETTINGS,
+    AlgorithmName,
     Job,
     Setting,
     setup_of,
@@ -135,6 +136,27 @@ class Differences(BaseFeaturesExtractor):
         return torch.cat([seen, achieved, desired, 10 * to_object, 10 * to_goal], dim=1)
 
 
+def options_of(algorithm: AlgorithmName, env: gym.Env[Any, Any] | VecEnv) -> dict[str, Any]:
+    """What the library makes an algorithm with, so that it learns these tasks: its settings, and
+    ``Differences`` for its network.
+
+    Args:
+        algorithm: To be made.
+        env: One of a task, or several at once, with ``obs_mode="state"``.
+    """
+    ends = env.action_space.shape
+    assert ends is not None
+    # q and its command, the end-effector and its command, then the joints' velocities.
+    where = {"tool": 14, "thing": 14 + 2 * ends[0] + 7}
+    options = dict(SETTINGS[algorithm])
+    options["policy_kwargs"] = {
+        **options["policy_kwargs"],
+        "features_extractor_class": Differences,
+        "features_extractor_kwargs": where,
+    }
+    return options
+
+
 def make_envs(setting: Setting) -> VecEnv:
     """The environments that it learns in."""
 
@@ -168,16 +190,7 @@ def make_model(
     Raises:
         ValueError: The demonstrations cannot be used.
     """
-    options = dict(SETTINGS[setting.algorithm])
-    ends = envs.action_space.shape
-    assert ends is not None
-    # q and its command, the end-effector and its command, then the joints' velocities.
-    where = {"tool": 14, "thing": 14 + 2 * ends[0] + 7}
-    options["policy_kwargs"] = {
-        **options["policy_kwargs"],
-        "features_extractor_class": Differences,
-        "features_extractor_kwargs": where,
-    }
+    options = options_of(setting.algorithm, envs)
     if setting.algorithm == "ppo":
         return PPO("MultiInputPolicy", envs, seed=setting.seed, device="cpu", **options)
     if setting.her:

@@ -57,7 +57,7 @@ def test_the_lines_of_the_readme_learn(run_python: RunPython, tmp_path: Path) ->
     [lines] = re.findall(r"```python\n(import gymnasium[^`]*?import SAC[^`]*)```", readme)
     assert lines.count("\n") <= 10
     lines = (
-        lines.replace("100_000", "200")
+        lines.replace("40_000", "200")
         .replace("=2000", "=160")
         .replace('"push.zip"', f'"{tmp_path}/push.zip"')
     )
