@@ -58,6 +58,9 @@ class Architecture:
     the geometry of tool, object and goal computed from it. A state encoder knows them."""
     features: bool = True
     """Whether the head sees what the encoder says of an image besides that estimate."""
+    map_encoder: bool = False
+    """Whether a ResNet of its own reads from an image where other things stand around the object,
+    if there are any; one for both learns neither as well."""
     denoiser: Literal["unet", "transformer"]
     """Of a diffusion head."""
     unet_widths: Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]

@@ -54,7 +54,9 @@ class Learner:
         self.student.to(self.device).train()
         # Elsewhere GroupNorm would turn the layout round, there and back.
         if self.device.type == "cpu":
-            self.student.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for encoder in (self.student.encoder, self.student.map_encoder):
+                if encoder is not None:
+                    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student.bf16 = training.bf16
         self.averaged = copy.deepcopy(self.student).eval().requires_grad_(False)
         """The weights that act: the mean of those of the last steps."""

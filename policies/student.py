@@ -74,6 +74,7 @@ class Student(nn.Module):
         self.depth_scale = Scaling(scales.depth)
         a, size = architecture, len(scales.state.mean)
         self.encoder: nn.Module
+        self.map_encoder: nn.Module | None = None
         if a.encoder == "state":
             self.encoder = StateEncoder(size, a.width)
             features = a.width
@@ -81,10 +82,8 @@ class Student(nn.Module):
             self.encoder = nn.Identity()  # what the frozen backbone says is computed ahead
             features = a.backbone_size * len(layout.cameras)
         else:
-            channels = 3 if a.modality == "rgb" else 2
-            eyes = [ResNet18(channels, a.encoder_width, a.readout) for _ in layout.cameras]
-            encoder = eyes[0] if len(eyes) == 1 else SideBySide(eyes)
-            self.encoder, features = encoder, encoder.out_features
+            self.encoder = encoder = _resnet(a, layout)
+            features = encoder.out_features
         count, numbers = layout.alike
         self.known = size - count * numbers
         """How many numbers of a state are about the object; the others are about things around."""
@@ -94,7 +93,11 @@ class Student(nn.Module):
             self.estimator = nn.Sequential(
                 nn.Linear(informed, a.width), nn.GELU(), nn.Linear(a.width, self.known)
             )
-            self.surveyor = nn.Linear(features, surroundings.CELLS**2) if count else None
+            surveyed = features
+            if count and a.map_encoder and a.encoder == "resnet18":
+                self.map_encoder = encoder = _resnet(a, layout)
+                surveyed = encoder.out_features
+            self.surveyor = nn.Linear(surveyed, surroundings.CELLS**2) if count else None
             features = self.known + (features if a.features else 0)
         places = 0
         if (a.estimate or a.encoder == "state") and layout.position >= 2:
@@ -134,8 +137,8 @@ class Student(nn.Module):
             obj = seen[:, :2]
             chart = self.chart(seen)
         else:
-            with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.bf16):
-                features = self.encoder(self._normalised(seen)).float()
+            images = self._normalised(seen)
+            features = self._encoded(self.encoder, images)
         own = self.agent_pos_scale(agent_pos)
         parts = [own, self.goal_scale(goal)]
         if self.architecture.features or self.architecture.encoder == "state":
@@ -144,7 +147,10 @@ class Student(nn.Module):
             informed = torch.cat([features, own], 1) if self.layout.carried else features
             estimate = Estimate(self.estimator(informed), None)
             if self.surveyor is not None:
-                logits = self.surveyor(features).unflatten(1, 2 * (surroundings.CELLS,))
+                surveyed = features
+                if self.map_encoder is not None:
+                    surveyed = self._encoded(self.map_encoder, images)
+                logits = self.surveyor(surveyed).unflatten(1, 2 * (surroundings.CELLS,))
                 estimate, chart = Estimate(estimate.own, logits), logits.detach().sigmoid()
             # What the estimate is good for must not change what it says: it has a loss of its own.
             parts.append(estimate.own.detach())
@@ -216,6 +222,11 @@ class Student(nn.Module):
         first, end = self.layout.command
         return actions if first == end else actions + agent_pos[:, -1:, first:end]
 
+    def _encoded(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        """What an encoder says of normalised images, (B, F)."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            return encoder(images).float()
+
     def _normalised(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W), of about mean 0 and deviation 1; features as they are."""
         if images.ndim == 2:
@@ -227,6 +238,14 @@ class Student(nn.Module):
             seen = torch.cat([self.depth_scale(depth), relief(depth, len(self.layout.cameras))], 1)
             return seen.contiguous(memory_format=torch.channels_last)
         return images.permute(0, 3, 1, 2)  # laid out channels last, which is faster
+
+
+def _resnet(architecture: Architecture, layout: Layout) -> ResNet18 | SideBySide:
+    """An encoder of the images of all cameras."""
+    channels = 3 if architecture.modality == "rgb" else 2
+    width, readout = architecture.encoder_width, architecture.readout
+    eyes = [ResNet18(channels, width, readout) for _ in layout.cameras]
+    return eyes[0] if len(eyes) == 1 else SideBySide(eyes)
 
 
 class Scaling(nn.Module):

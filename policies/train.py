@@ -80,6 +80,8 @@ class Arguments:
     """Whether the privileged state is estimated on the way."""
     features: bool | None = None
     """Whether the head sees more of an image than that estimate."""
+    map_encoder: bool | None = None
+    """Whether a ResNet of its own looks at the things around the object."""
     shift: int | None = None
     """Pixels by which images are shifted at most."""
     validation: int = 100
