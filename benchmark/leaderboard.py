@@ -47,13 +47,14 @@ Every environment has a table of its own, and a row is one policy, scored by
 A student is named by what reads its observations, the head that makes actions of it, its preset
 (`light` is made for one core, `paper` has the published sizes), what is otherwise than that says,
 and the seed of its training. *Of its estimate alone*, or *features False*: the head sees what was
-estimated of the state, and no more of the picture. Of 1128 to 2000 demonstrations, 1000 are of the
-expert alone; in the others it takes over from a student of states, and from one of pictures where
-there are more than 1500; of fewer, the same share. A name that says nothing of steps has 3000, but
-for these, of before names said so: 4000 of the students of push and shelf that come with the
-project (which, as that of shelf-fixed, learned with keypoints alone), 4500 of those of pictures of
-the hard environments, 1500 of those of states. Rows of DINOv2 are missing: its weights have not
-been at hand; the code is tested with a small random model.
+estimated of the state, and no more of the picture. *map_encoder True*: what stands around the
+object is seen by an encoder of its own. Of 1128 to 2000 demonstrations, 1000 are of the expert
+alone; in the others it takes over from a student of states, and from one of pictures where there
+are more than 1500; of fewer, the same share. A name that says nothing of steps has 3000, but for
+these, of before names said so: 4000 of the students of push and shelf that come with the project
+(which, as that of shelf-fixed, learned with keypoints alone), 4500 of those of pictures of the hard
+environments, 1500 of those of states. Rows of DINOv2 are missing: its weights have not been at
+hand; the code is tested with a small random model.
 """
 
 PAPER_TEXT = """

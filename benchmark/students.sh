@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes one row of the students' tables from nothing, with the commands that docs/students.md
 # explains: demonstrations, a first student of states, handovers from it, the student, its score.
-# In a hard environment, one that sees pictures is followed by another, which learns from its
-# handovers, too.
+# In a hard environment there is more to see, and one that sees pictures is followed by another,
+# which learns from its handovers, too.
 # What is there already is kept, so rows of one task share their demonstrations, and a run that was
 # stopped goes on.
 #
@@ -24,7 +24,7 @@ case $modality in
     *) encoder=(--modality "$modality") ;;
 esac
 case $modality-$env in
-    rgb-*Hard* | depth-*Hard*) encoder+=(--steps 4500 --features False) ;; # there is more to see
+    rgb-*Hard* | depth-*Hard*) encoder+=(--steps 4500 --features False --map-encoder True) ;;
 esac
 
 "$python" -m experts.collect --env "$env" --episodes 1000 --out "demos/$env.h5"

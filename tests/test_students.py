@@ -80,6 +80,7 @@ def learner(demos: Path, seed: int = 0, **options: Any) -> Learner:
         ("shelf", {"encoder": "state", "head": "diffusion", "denoiser": "unet"}),
         ("push", {"modality": "rgb", "readout": "grid"}),
         ("shelf", {"modality": "rgb", "readout": "softmax", "features": False}),
+        ("shelf", {"modality": "depth", "readout": "grid", "map_encoder": True}),
         ("push", {"modality": "depth", "readout": "softmax"}),
         ("shelf", {"modality": "depth", "readout": "pool"}),
     ],
@@ -127,6 +128,26 @@ def test_the_things_around_are_known_in_any_order(demos):
     left = torch.stack([-ahead[:, 1], ahead[:, 0]], -1)
     start = first[:, :2] - cell * (surroundings.AHEAD[0] * ahead + surroundings.ASIDE[0] * left)
     assert surroundings.read(truth, start, ahead, mean, deviation)[:, 0].min() > 0.6
+
+
+def test_what_reads_the_map_is_not_disturbed_by_the_rest(demos):
+    trained = learner(demos["shelf"], clips=2, map_encoder=True)
+    student, batch = trained.student, trained.draw(np.random.default_rng(0))
+    parts = (batch.images, batch.agent_pos, batch.goal, batch.state)
+    images, agent_pos, goal, state = (part.flatten(0, 1) for part in parts)
+    _, estimate = student.tokens(images, agent_pos, goal)
+    names, parameters = zip(*student.named_parameters(), strict=True)
+
+    def learns(error: torch.Tensor) -> set[str]:
+        gradients = torch.autograd.grad(error, parameters, allow_unused=True, retain_graph=True)
+        moved = zip(names, gradients, strict=True)
+        return {name.split(".")[0] for name, gradient in moved if gradient is not None}
+
+    assert learns(surroundings.error(estimate.chart, student.chart(state))) == {
+        "map_encoder",
+        "surveyor",
+    }
+    assert learns(estimate.own.sum()) == {"encoder", "estimator"}
 
 
 def test_a_seed_decides_the_weights(demos):
@@ -435,7 +456,8 @@ def test_a_shipped_student_does_as_its_card_says(folder):
 
 def test_onnx_gives_the_same_actions(demos, tmp_path, command):
     env_id = "KomoShelfHard-v0"  # of two cameras, and with things around that are mapped
-    words = ("--demos", demos["shelf"], "--head", "diffusion", "--modality", "depth", *TINY)
+    words = ("--demos", demos["shelf"], "--head", "diffusion", "--modality", "depth")
+    words = (*words, "--map-encoder", "True", *TINY)
     assert command("policies.train", *words, "--out", tmp_path).returncode == 0
     folder, file = tmp_path / "seed0", tmp_path / "student.onnx"
     break_card(folder, architecture__sampling_steps=2)  # each is a network of its own in the file
