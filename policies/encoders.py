@@ -161,8 +161,9 @@ def relief(depth: Tensor, cameras: int) -> Tensor:
         padded = functional.pad(view, 4 * (AROUND,), mode="replicate")
         return view - functional.avg_pool2d(padded, 2 * AROUND + 1, stride=1)
 
-    reliefs = [behind(view) for view in depth.chunk(cameras, 3)]
-    return (100.0 * torch.cat(reliefs, 3)).clamp(-3.0, 3.0)
+    # Without its one channel: laid out channels last, that would be pooled six times slower.
+    reliefs = [behind(view) for view in depth[:, 0].chunk(cameras, 2)]
+    return (100.0 * torch.cat(reliefs, 2)[:, None]).clamp(-3.0, 3.0)
 
 
 class StateEncoder(nn.Module):
