@@ -203,7 +203,7 @@ def test_a_learning_curve_is_drawn_of_students_alone(tmp_path):
     students = sorted(results.glob("*-rgb-*/result.json"))
     done = run_module("learning_curve", *students, "--out", out)
     assert done.returncode == 0, done.stderr
-    line = r"KomoPush-v0: resnet18 rgb, transformer, light  100: 60\.0%.*  1500: 99\.8%\n"
+    line = r"KomoPush-v0: resnet18 rgb, transformer, light  100: 55\.4%.*  1500: 99\.8%\n"
     assert re.search(line, done.stdout)
     assert out.read_bytes().startswith(b"\x89PNG")
     refused = run_module(
