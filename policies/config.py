@@ -167,6 +167,8 @@ def make(preset: str, **options: Any) -> tuple[Architecture, Training]:
         raise ValueError(f"chunk {a.chunk}: expected a multiple of {halvings} for a U-Net")
     if a.encoder != "state" and not (a.features or a.estimate):
         raise ValueError("features False: expected True, or estimate True, to see anything")
+    if a.map_encoder and not (a.encoder == "resnet18" and a.estimate):
+        raise ValueError("map_encoder True: expected False, or resnet18 with estimate True")
     if a.encoder == "dinov2" and a.modality != "rgb":
         raise ValueError(f"modality {a.modality}: DINOv2 sees rgb alone")
     return architecture, training

@@ -427,6 +427,7 @@ def test_a_student_with_dinov2(demos, backbone, tmp_path, command):
         (("--seeds", 0, 0), "--seeds"),
         (("--episodes", 5), "--episodes 5: there are 4 demonstrations"),
         (("--encoder", "dinov2", "--modality", "depth"), "modality depth: DINOv2 sees rgb alone"),
+        (("--encoder", "state", "--map-encoder", "True"), "map_encoder True: expected False"),
         (("--device", "abacus"), "--device abacus"),
         (("--cameras", "wrist"), "--cameras wrist: "),
     ],
