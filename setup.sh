@@ -163,8 +163,9 @@ if [ "$made_from" != "$(fingerprint '[dev]')" ] && [ "$made_from" != "$(fingerpr
         die 'pip failed, as above'
     fi
     quietly env -C "$scratch" "$PWD/.venv/bin/python" -c '
-import robotic, moderngl
-moderngl.create_context(standalone=True, backend="egl", libgl="libGL.so.1", libegl="libEGL.so.1").release()
+import robotic
+from komo_envs.cameras.graphics import open_graphics
+open_graphics().close()
 ' || die 'the packages are installed, but robotic or the renderer does not start, as above'
     fingerprint "$extra" >"$stamp"
 fi

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
-import moderngl
 import numpy as np
 import pytest
 
 from komo_envs.cameras import Image, Renderer
+from komo_envs.cameras import renderer as renderer_module
 from komo_envs.cameras.meshes import bodies_mesh
 from komo_envs.scene import Body, Camera, look_at
 
@@ -219,22 +218,66 @@ def test_wrong_input_raises() -> None:
         renderer.set_bodies([BODIES[0]] * 254)
 
 
-def _send_digest(queue: multiprocessing.Queue[str]) -> None:
+OTHER_CONTEXT = """
+import moderngl
+other = moderngl.create_context(
+    standalone=True, backend="egl", libgl="libGL.so.1", libegl="libEGL.so.1"
+)
+"""
+
+
+@pytest.mark.parametrize("before", ["", OTHER_CONTEXT])
+def test_a_forked_child_renders_the_same(before: str) -> None:
+    code = f"""
+import multiprocessing
+{before}
+from tests.test_renderer import digest
+
+def work(queue):
     queue.put(digest())
 
+expected = digest()
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+children = [context.Process(target=work, args=(queue,)) for _ in range(2)]
+for child in children:
+    child.start()
+assert [queue.get(timeout=40) for _ in children] == [expected] * 2
+for child in children:
+    child.join(timeout=10)
+    assert child.exitcode == 0
+assert digest() == expected
+"""
+    # llvmpipe's threads do not come along into a fork, which waits for them in vain.
+    done = run_python(code, LP_NUM_THREADS="4", PYTHONWARNINGS="ignore")
+    assert (done.returncode, done.stderr) == (0, "")
 
-def test_a_forked_child_renders_the_same() -> None:
+
+def test_other_libraries_find_no_llvm_of_ours() -> None:
+    code = """
+import gymnasium as gym, komo_envs
+env = gym.make("KomoPush-v0", obs_mode="rgb", render_mode="rgb_array")
+env.reset(seed=0)
+env.render()
+with open("/proc/self/maps") as file:
+    print([line.split()[-1] for line in file if "LLVM" in line or "EGL" in line or "_dri" in line])
+import triton._C.libtriton
+import torch
+torch.optim.Adam(torch.nn.Linear(3, 3).parameters())
+env.step(env.action_space.sample())
+"""
+    done = run_python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+def test_a_process_that_draws_no_more_is_replaced() -> None:
     expected = digest()
-    context = multiprocessing.get_context("fork")
-    queue: multiprocessing.Queue[str] = context.Queue()
-    children = [context.Process(target=_send_digest, args=(queue,)) for _ in range(2)]
-    for child in children:
-        child.start()
-    assert [queue.get(timeout=30) for _ in children] == [expected] * 2
-    for child in children:
-        child.join(timeout=10)
-        assert child.exitcode == 0
+    child = renderer_module._child
+    assert child is not None
+    child.process.kill()
+    child.process.wait()
     assert digest() == expected
+    assert renderer_module._child is not child
 
 
 def test_threads_take_turns() -> None:
@@ -248,20 +291,6 @@ def test_threads_take_turns() -> None:
     assert results == [expected] * 3
 
 
-def test_another_context_of_the_process_is_left_alone() -> None:
-    expected = digest()
-    settings: Any = {"backend": "egl", "libgl": "libGL.so.1", "libegl": "libEGL.so.1"}
-    other = moderngl.create_context(standalone=True, **settings)
-    with other:
-        target = other.simple_framebuffer((4, 4))
-        target.use()
-        assert digest() == expected
-        target.clear(1.0, 0.0, 0.0, 1.0)
-        assert target.read()[:3] == b"\xff\x00\x00"
-    other.release()
-    assert digest() == expected
-
-
 def test_missing_egl_names_the_remedy(tmp_path: Path) -> None:
     # Files of these names that are no libraries, found before the real ones.
     for name in ("libEGL.so.1", "libGL.so.1"):
@@ -273,3 +302,77 @@ def test_missing_egl_names_the_remedy(tmp_path: Path) -> None:
     assert last.startswith("RuntimeError")
     assert "./setup.sh" in last
     assert "libegl1" in last
+
+
+EGL_SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <string.h>
+/* The machine's EGL, with one more device in front, which cannot be initialised. */
+typedef void *P;
+static P real(const char *name) {
+    static P library;
+    if (!library) library = dlopen(REAL, RTLD_LAZY);
+    return dlsym(library, name);
+}
+static int broken;
+static P (*address)(const char *);
+static unsigned query(int most, P *devices, int *count) {
+    unsigned (*ask)(int, P *, int *) = address("eglQueryDevicesEXT");
+    unsigned done = most < 2 ? ask(0, 0, count) : ask(most - 1, devices + 1, count);
+    if (most > 0) devices[0] = &broken;
+    if (most == 1) *count = 0;
+    ++*count;
+    return done;
+}
+static P display(unsigned platform, P device, const int *attributes) {
+    P (*get)(unsigned, P, const int *) = address("eglGetPlatformDisplayEXT");
+    return device == &broken ? device : get(platform, device, attributes);
+}
+P eglGetProcAddress(const char *name) {
+    if (!address) address = real("eglGetProcAddress");
+    if (!strcmp(name, "eglQueryDevicesEXT")) return query;
+    if (!strcmp(name, "eglGetPlatformDisplayEXT")) return display;
+    return address(name);
+}
+unsigned eglInitialize(P d, int *major, int *minor) {
+    unsigned (*initialize)(P, int *, int *) = real("eglInitialize");
+    return d == &broken ? 0 : initialize(d, major, minor);
+}
+int eglGetError(void) { return ((int (*)(void))real("eglGetError"))(); }
+P eglGetDisplay(P d) { return ((P (*)(P))real("eglGetDisplay"))(d); }
+unsigned eglBindAPI(unsigned api) { return ((unsigned (*)(unsigned))real("eglBindAPI"))(api); }
+unsigned eglChooseConfig(P d, const int *a, P *c, int n, int *k) {
+    return ((unsigned (*)(P, const int *, P *, int, int *))real("eglChooseConfig"))(d, a, c, n, k);
+}
+P eglCreateContext(P d, P c, P s, const int *a) {
+    return ((P (*)(P, P, P, const int *))real("eglCreateContext"))(d, c, s, a);
+}
+unsigned eglDestroyContext(P d, P c) {
+    return ((unsigned (*)(P, P))real("eglDestroyContext"))(d, c);
+}
+unsigned eglMakeCurrent(P d, P a, P b, P c) {
+    return ((unsigned (*)(P, P, P, P))real("eglMakeCurrent"))(d, a, b, c);
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_a_device_that_does_not_work_is_passed_over(tmp_path: Path) -> None:
+    where = run_python(
+        "import ctypes; ctypes.CDLL('libEGL.so.1'); "
+        "print(next(line.split()[-1] for line in open('/proc/self/maps') if 'libEGL' in line))"
+    ).stdout.strip()
+    shim = tmp_path / "libEGL.so.1"
+    compiler = ["gcc", "-shared", "-fPIC", "-w", f'-DREAL="{where}"', "-o", str(shim)]
+    subprocess.run([*compiler, "-x", "c", "-"], input=EGL_SHIM, text=True, check=True)
+    code = "from tests.test_renderer import digest; print(digest())"
+    done = run_python(code, LD_LIBRARY_PATH=str(tmp_path))
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, digest(), "")
+    for variable, value, message in (
+        ("MUJOCO_EGL_DEVICE_ID", "0", "none that works (device 0: eglInitialize failed"),
+        ("EGL_DEVICE_ID", "second", "EGL_DEVICE_ID='second': expected the index"),
+    ):
+        failed = run_python(code, LD_LIBRARY_PATH=str(tmp_path), **{variable: value})
+        assert failed.returncode == 1
+        assert message in failed.stderr.strip().splitlines()[-1]

@@ -213,8 +213,8 @@ def turn_until_stopped(world: Any, reference: np.ndarray) -> None:
 def test_a_robot_that_hangs_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
     env: Any = gym.make(ENV, world="botop", disable_env_checker=True).unwrapped
     env.reset(seed=0)
-    monkeypatch.setattr("komo_envs.worlds.isolated._EXIT_TIMEOUT", 1.0)
-    monkeypatch.setattr("komo_envs.worlds.isolated._ANSWER_TIMEOUT", 1.0)
+    monkeypatch.setattr("komo_envs.tools.child._EXIT_TIMEOUT", 1.0)
+    monkeypatch.setattr("komo_envs.tools.child._ANSWER_TIMEOUT", 1.0)
     process = env.world.process.pid
     os.kill(process, signal.SIGSTOP)
     with pytest.raises(SimulationError, match=r"ended during step \(no answer for 1 s\)"):
