@@ -8,6 +8,7 @@ vector envs. It lives until it is closed, dropped, or its parent is gone.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pickle
@@ -44,16 +45,22 @@ class ChildProcess:
     def __init__(self, made_from: str, *arguments: object) -> None:
         ours, theirs = socket.socketpair()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the child is
-        with theirs:
+        with ours, theirs:
+            # Where a program has closed its standard descriptors, a socket may have got the number
+            # of one, to which others write.
+            ours_fd, theirs_fd = (fcntl.fcntl(s, fcntl.F_DUPFD_CLOEXEC, 3) for s in (ours, theirs))
+        self._connection = Connection(ours_fd)
+        try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), str(theirs_fd)],
+                pass_fds=[theirs_fd],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
                 start_new_session=True,  # Ctrl-C in the user's terminal is not for it
             )
-        self._connection = Connection(ours.detach())
+        finally:
+            os.close(theirs_fd)
         self._answers = select.poll()
         self._answers.register(self._connection, select.POLLIN)
         self._finalizer = weakref.finalize(
