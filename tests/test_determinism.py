@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from common import random_rollout
+from common import digest, random_rollout
 from conftest import RunPython
+
+from experts import make_expert
 
 STEPS = 40
 PIXELS = {"obs_mode": "rgbd", "cameras": ("front", "wrist")}
@@ -46,6 +51,40 @@ def test_same_in_another_process_and_after_messy_episodes(
     done = run_python(SCRIPT, env_id, json.dumps(mode))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == expected
+
+
+def two_envs_and_an_expert() -> list[str]:
+    """Digests of two envs' rollouts, the second in a process of its own, and of a plan."""
+    envs = [gym.make("KomoPush-v0", obs_mode="rgb"), gym.make("KomoShelfHard-v0")]
+    digests = [each for env in envs for each in random_rollout(env, 7, 3)]
+    expert = make_expert("KomoPush-v0")
+    expert.attach(envs[0])
+    digests.append(digest(expert.predict(None)[0]))
+    for env in envs:
+        env.close()
+    return digests
+
+
+COMMAS = """
+import json, locale, threading
+locale.setlocale(locale.LC_ALL, "de_DE.UTF-8")
+from test_determinism import two_envs_and_an_expert
+found = []
+thread = threading.Thread(target=lambda: found.append(two_envs_and_an_expert()))
+thread.start()
+thread.join()
+print(json.dumps([*found, f"{0.5:n}"]))
+"""
+
+
+def test_same_where_numbers_are_written_with_commas(run_python: RunPython, tmp_path: Path) -> None:
+    compiled = ["localedef", "-i", "de_DE", "-f", "UTF-8", str(tmp_path / "de_DE.UTF-8")]
+    if not shutil.which("localedef") or subprocess.run(compiled, check=False).returncode:
+        pytest.skip("needs localedef and the sources of locales, Debian's package locales")
+    done = run_python(COMMAS, LOCPATH=str(tmp_path), LC_ALL="de_DE.UTF-8")
+    assert done.returncode == 0, done.stderr
+    expected = two_envs_and_an_expert()
+    assert json.loads(done.stdout) == [expected, "0,5"]
 
 
 @pytest.mark.parametrize("env_id", ["KomoPush-v0", "KomoShelfHard-v0"])

@@ -1,8 +1,9 @@
 """The one door to ``robotic`` (rai): imported safely, kept silent, its errors made plain.
 
 rai is a C++ library that writes warnings to file descriptor 1, opens a log file in the current
-directory when it is loaded, and needs system libraries that pip cannot install. Whoever needs it
-does ``from komo_envs.worlds.rai import ry, quiet`` and is spared all three.
+directory when it is loaded, reads numbers as the locale writes them, and needs system libraries
+that pip cannot install. Whoever needs it does ``from komo_envs.worlds.rai import ry, quiet`` and is
+spared all four.
 """
 
 from __future__ import annotations
@@ -45,16 +46,47 @@ def plain_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Send what C++ prints meanwhile to nowhere, and make its errors plain.
+    """Send what C++ prints meanwhile to nowhere, have it read ``0.5``, and make its errors plain.
 
     File descriptors 1 and 2 are the whole process's: what other threads write to them inside the
-    block is lost too, so it encloses only calls that are known to print. It does not nest.
+    block is lost too, so it encloses only calls that are known to print, or to read text. It does
+    not nest.
 
     Raises:
         SimulationError: rai raised.
     """
-    with _redirection, plain_errors():
+    with _redirection, _decimal_points(), plain_errors():
         yield
+
+
+@contextlib.contextmanager
+def _decimal_points() -> Iterator[None]:
+    """Have C read and write ``0.5`` in this thread, where the user's locale may have ``0,5``.
+
+    rai reads its files with C's ``strtod``. ``setlocale`` would change the numbers of all threads;
+    ``uselocale`` changes only this one's. Everything but the numbers stays as it is, since Python,
+    too, asks the locale, for the encoding of a file.
+    """
+    current = _libc.uselocale(None)
+    numbers = _libc.newlocale(_LC_NUMERIC_MASK, b"C", _libc.duplocale(current))
+    try:
+        _libc.uselocale(numbers)
+        yield
+    finally:
+        _libc.uselocale(current)
+        _libc.freelocale(numbers)
+
+
+_LC_NUMERIC_MASK = 1 << 1  # of glibc, which robotic's wheel needs
+_libc = ctypes.CDLL(None)
+_libc.uselocale.argtypes = [ctypes.c_void_p]
+_libc.uselocale.restype = ctypes.c_void_p
+_libc.newlocale.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p]
+_libc.newlocale.restype = ctypes.c_void_p
+_libc.duplocale.argtypes = [ctypes.c_void_p]
+_libc.duplocale.restype = ctypes.c_void_p
+_libc.freelocale.argtypes = [ctypes.c_void_p]
+_libc.freelocale.restype = None
 
 
 class _Redirection:
@@ -63,7 +95,6 @@ class _Redirection:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._saved: dict[int, int] = {}
-        self._libc = ctypes.CDLL(None)
         null = os.open(os.devnull, os.O_WRONLY)
         # Where a program has closed its standard descriptors, open would have handed out one.
         self._null = fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -97,7 +128,7 @@ class _Redirection:
             if stream is not None:
                 with contextlib.suppress(Exception):  # the stream is the user's, and may be odd
                     stream.flush()
-        self._libc.fflush(None)  # whatever C has buffered so far is the user's, and is shown
+        _libc.fflush(None)  # whatever C has buffered so far is the user's, and is shown
         for descriptor in (1, 2):
             with contextlib.suppress(OSError):  # a program may have closed it
                 self._saved[descriptor] = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -105,7 +136,7 @@ class _Redirection:
 
     def _restore(self) -> None:
         if self._saved:
-            self._libc.fflush(None)
+            _libc.fflush(None)
         for descriptor in tuple(self._saved):
             os.dup2(self._saved[descriptor], descriptor)
             os.close(self._saved.pop(descriptor))

@@ -84,7 +84,8 @@ class RobotWorld:
         self._stopped = True
         self._way: list[Array] = []
         self._lags: deque[tuple[float, float]] = deque()
-        ry.params_add({"disableGui": True})  # BotOp would open a window
+        with quiet():
+            ry.params_add({"disableGui": True})  # BotOp would open a window
 
     def reset(
         self,
