@@ -11,6 +11,8 @@ import pytest
 from common import random_rollout
 from conftest import PROJECT, RunPython
 
+import komo_envs.worlds
+from komo_envs.worlds.physx import PhysxWorld
 from komo_envs.worlds.rai import SimulationError
 
 VECTOR = """
@@ -164,7 +166,7 @@ def test_a_killed_simulation_process_is_one_clear_error() -> None:
     inline, isolated = gym.make("KomoPush-v0"), gym.make("KomoPush-v0")
     inline.reset(seed=0)
     expected = random_rollout(isolated, 4, 10)
-    world: Any = isolated.unwrapped.world  # type: ignore[attr-defined]
+    world: Any = isolated.unwrapped.world.inner  # type: ignore[attr-defined]
     world.process.kill()
     world.process.wait()
     with pytest.raises(SimulationError, match="reset starts a new one"):
@@ -173,6 +175,26 @@ def test_a_killed_simulation_process_is_one_clear_error() -> None:
     inline.close()
     isolated.close()
     assert world.process is None
+
+
+def test_a_simulation_moves_to_a_fresh_process_before_it_has_leaked_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(komo_envs.worlds, "RESETS_OF_A_PROCESS", 3)
+    monkeypatch.setattr(PhysxWorld, "resets", 0)
+    env = gym.make("KomoShelfHard-v0", control_mode="ee_delta")
+    rollouts, processes = [], []
+    for _ in range(7):
+        rollouts.append(random_rollout(env, 4, 10))
+        world: Any = env.unwrapped.world.inner  # type: ignore[attr-defined]
+        processes.append(None if isinstance(world, PhysxWorld) else world.process)
+    env.close()
+    assert rollouts == [rollouts[0]] * 7
+    here, second, third = processes[0], processes[3], processes[6]
+    assert here is None
+    assert processes == [here] * 3 + [second] * 3 + [third]
+    assert len({here, second, third}) == 3
+    assert [second.wait(), third.wait()] == [0, 0]
 
 
 @pytest.mark.parametrize("inline", [True, False])
@@ -250,7 +272,7 @@ gc.disable()
 for _ in range(3):
     env = gym.make("KomoPush-v0", obs_mode=sys.argv[1])
     env.reset(seed=0)
-    print(type(env.unwrapped.world).__name__)
+    print(type(env.unwrapped.world.inner).__name__)
     del env
 """
     done = run_python(script, obs_mode)

@@ -6,10 +6,10 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from komo_envs.scene import Array
+from komo_envs.scene import Array, Body
 from komo_envs.worlds.base import CONTROL_PERIOD, World, WorldState
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ __all__ = ["CONTROL_PERIOD", "World", "WorldName", "WorldState", "make_world"]
 
 WorldName = Literal["sim", "botop", "real"]
 """The simulation; a robot that rai's BotOp simulates in real time; a laboratory's."""
+
+RESETS_OF_A_PROCESS = 10_000
+"""Simulations that a process makes, 6 kB each, until the next one is made in a fresh one."""
 
 _inline: weakref.ref[PhysxWorld] | None = None
 _inline_pid: int | None = None
@@ -45,12 +48,48 @@ def make_world(
     from komo_envs.worlds.isolated import IsolatedWorld
 
     if name == "sim":
-        return _simulation()
+        return Simulation()
     return IsolatedWorld("komo_envs.worlds.robot:RobotWorld", address, name == "real", dry, is_free)
 
 
-def _simulation() -> World:
+class Simulation:
     """A simulated world: in this process if it has none yet, else in a process of its own.
+
+    After ``RESETS_OF_A_PROCESS`` it moves to a fresh process, since rai leaks a little at each: its
+    destructor of a simulation forgets the convex hulls of all shapes that are neither boxes nor
+    capsules, 1.5 kB for each cylinder. The states are the same in any process.
+    """
+
+    def __init__(self) -> None:
+        self.inner = _simulation()
+        """The world in use."""
+        self._resets = 0
+
+    def reset(
+        self,
+        q: Array,
+        bodies: Sequence[Body],
+        arm_collides: bool = False,
+        stiffness: float = 1.0,
+    ) -> WorldState:
+        """As every world's."""
+        if self._resets >= RESETS_OF_A_PROCESS:
+            self.inner.close()
+            self.inner, self._resets = _simulation(), 0
+        self._resets += 1
+        return self.inner.reset(q, bodies, arm_collides, stiffness)
+
+    def step(self, reference: Array) -> WorldState:
+        """As every world's."""
+        return self.inner.step(reference)
+
+    def close(self) -> None:
+        """Free the simulation, and this process for another one, or end the process it had."""
+        self.inner.close()
+
+
+def _simulation() -> World:
+    """A simulated world that is nobody's yet.
 
     rai's PhysX bears one simulation in a process. So the first world lives here and costs nothing
     extra, and every further one while it is open gets its own process. A process that was forked
@@ -62,7 +101,8 @@ def _simulation() -> World:
     global _inline, _inline_pid
     with _lock:
         forked = _inline_pid is not None and _inline_pid != os.getpid()
-        if forked or _open_inline_world() is not None:
+        worn = PhysxWorld.resets >= RESETS_OF_A_PROCESS
+        if forked or worn or _open_inline_world() is not None:
             return IsolatedWorld("komo_envs.worlds.physx:PhysxWorld")
         world = PhysxWorld()
         _inline, _inline_pid = weakref.ref(world), os.getpid()

@@ -28,6 +28,9 @@ class PhysxWorld:
     the process sooner or later; ``komo_envs.worlds.make_world`` keeps that rule.
     """
 
+    resets = 0
+    """Of all such worlds that this process has had."""
+
     def __init__(self) -> None:
         self.closed = False
         self._config: ry.Config | None = None
@@ -53,6 +56,7 @@ class PhysxWorld:
         # Only a new simulation starts from exactly the same state again; it takes under a
         # millisecond. The old one goes first, since two must never be alive.
         self._simulation = None
+        PhysxWorld.resets += 1
         # What a tool's parts are is in their poses, too.
         parts = (body if body.parent else replace(body, pose=IDENTITY) for body in bodies)
         layout = (arm_collides, *parts)
