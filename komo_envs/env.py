@@ -279,6 +279,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         if self.world is None or self._world_pid != os.getpid():
             self._enter_world()
             assert self.world is not None
+        if self.render_mode == "human":
+            self._open_viewer()  # a display that does not answer is found out before anything moves
         self.scene = scene
         self.actions = []
         varied = self._variation = Variation(scene.get("randomize"))
@@ -364,9 +366,9 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         picture = self.show()
         if self.render_mode == "rgb_array":
             return picture
-        if self._viewer is None:
-            self._viewer = Viewer(self.task_description, self.render_size)
-        self._viewer.show(picture, self.metadata["render_fps"])
+        viewer, self._viewer = self._open_viewer(), None  # one that fails is of no more use
+        viewer.show(picture, self.metadata["render_fps"])
+        self._viewer = viewer
         return None
 
     def show(self, state: WorldState | None = None) -> np.ndarray:
@@ -533,6 +535,12 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             )
             for number, (image, camera) in enumerate(zip(images, cameras, strict=True))
         ]
+
+    def _open_viewer(self) -> Viewer:
+        """The window, which is opened if there is none."""
+        if self._viewer is None:
+            self._viewer = Viewer(self.task_description, self.render_size)
+        return self._viewer
 
     def _enter_world(self) -> None:
         """Make the world, and open the laboratory's cameras."""

@@ -72,13 +72,13 @@ def workers_of(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def virtual_display() -> Iterator[str]:
-    """A screen that nobody sees: its DISPLAY."""
+def virtual_display(folder: Path) -> Iterator[str]:
+    """A screen that nobody sees: its DISPLAY. Its pixels are in the file ``Xvfb_screen0``."""
     if shutil.which("Xvfb") is None:
         pytest.skip("needs Xvfb, which setup.sh --dev installs")
     read, write = os.pipe()
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(write), "-screen", "0", "800x600x24"],
+        ["Xvfb", "-displayfd", str(write), "-screen", "0", "800x600x24", "-fbdir", folder],
         pass_fds=[write],
         stderr=subprocess.DEVNULL,
     )

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from common import digest, random_rollout, virtual_display
+from common import digest, random_rollout, virtual_display, wait_for
 from conftest import RunPython
 from gymnasium.utils.env_checker import check_env
 
@@ -439,31 +439,70 @@ print(resident() - before)
     assert float(done.stdout) < 30.0
 
 
-HUMAN = """
-import gymnasium as gym, komo_envs
-env = gym.make("KomoPush-v0", render_mode="human")
-env.reset(seed=0)
-import pygame
-print(pygame.display.get_driver(), pygame.display.get_surface().get_at((320, 300))[:3])
-env.step(env.action_space.sample())
-env.close()
-"""
+@pytest.mark.filterwarnings("ignore:.*not in the possible render_modes")
+def test_human_mode_without_a_display_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RuntimeError, match="render_mode='human' needs a display"):
+        gym.make("KomoPush-v0", render_mode="human")
 
 
-def test_human_mode_without_a_display_is_one_clear_error(run_python: RunPython) -> None:
-    done = run_python(HUMAN, DISPLAY=None, WAYLAND_DISPLAY=None, SDL_VIDEODRIVER=None)
-    assert done.returncode == 1
-    assert "RuntimeError: render_mode='human' needs a display" in done.stderr
-    assert done.stdout == ""
+@pytest.mark.parametrize(
+    ("displays", "message"),
+    [
+        ({"DISPLAY": ":99"}, "no display answers.*DISPLAY=:99"),
+        ({"WAYLAND_DISPLAY": "wayland-9"}, "no display answers.*WAYLAND_DISPLAY=wayland-9"),
+        ({"DISPLAY": ":99", "SDL_VIDEODRIVER": "x11"}, "x11 not available.*DISPLAY=:99"),
+    ],
+)
+def test_a_display_that_does_not_answer_is_one_clear_error(
+    displays: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in displays.items():
+        monkeypatch.setenv(name, value)
+    env = gym.make("KomoPush-v0", render_mode="human")
+    with pytest.raises(RuntimeError, match=message):
+        env.reset(seed=0)
 
 
-def test_human_mode_opens_a_window(run_python: RunPython) -> None:
-    with virtual_display() as display:
-        done = run_python(HUMAN, DISPLAY=display, SDL_VIDEODRIVER=None)
-    assert done.returncode == 0, done.stderr
-    driver, colour = done.stdout.split(" ", 1)
-    assert driver == "x11"
-    assert max(eval(colour)) > 30, "something is drawn"
+def test_each_env_in_human_mode_has_a_window(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-9")  # where nothing answers
+
+    def shown() -> int:
+        """Pixels of the screen that are not black."""
+        screen = np.fromfile(tmp_path / "Xvfb_screen0", np.uint8)[-800 * 600 * 4 :]
+        return int((screen.reshape(-1, 4)[:, :3].max(axis=1) > 30).sum())
+
+    with virtual_display(tmp_path) as display:
+        monkeypatch.setenv("DISPLAY", display)
+        assert shown() == 0
+        first, second = (
+            gym.make("KomoPush-v0", render_mode="human", render_size=size)
+            for size in ((480, 640), (100, 120))
+        )
+        for env in (first, second):
+            env.reset(seed=0)
+        window: Any = second.unwrapped._viewer  # type: ignore[attr-defined]
+        assert window.driver == "x11"
+        libraries = Path(f"/proc/{window.pid}/maps").read_text()
+        assert "libSDL2" in libraries
+        assert "swrast" not in libraries, "no GL driver"
+        assert "LLVM" not in libraries
+        first.step(first.action_space.sample())
+        assert shown() > 600 * 440
+        first.close()
+        second.step(second.action_space.sample())
+        wait_for(lambda: 100 * 110 < shown() <= 100 * 120)
+    with pytest.raises(RuntimeError, match=r"process ended during show.*is its display still"):
+        second.step(second.action_space.sample())
+    with pytest.raises(RuntimeError, match="no display answers"):
+        second.reset(seed=0)
+    second.close()
 
 
 def test_a_missing_system_library_is_named_with_the_cure(
