@@ -217,6 +217,20 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         """What was done since the reset: with the scene, it brings about the same state again."""
         self._success_steps = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Let an env that is not running be pickled and copied, with its random generator.
+
+        Raises:
+            TypeError: The env is running.
+        """
+        if self.world is not None:
+            raise TypeError(
+                "a running env cannot be pickled or copied, since its robot cannot: do it before "
+                "the first reset, or after close(). Another env comes into the same state by the "
+                "same scene, reset(options={'scene': info['scene']}), and the same actions"
+            )
+        return self.__dict__.copy()
+
     def make_twin(self) -> KomoEnv:
         """Another env of the same task and control mode, which observes the state.
 

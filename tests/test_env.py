@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
+import pickle
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -503,6 +506,39 @@ def test_each_env_in_human_mode_has_a_window(
     with pytest.raises(RuntimeError, match="no display answers"):
         second.reset(seed=0)
     second.close()
+
+
+@pytest.mark.parametrize(
+    ("copied", "env_id", "options"),
+    [
+        (copy.deepcopy, "KomoPushRandomized-v0", {"obs_mode": "rgb"}),
+        (lambda it: pickle.loads(pickle.dumps(it)), "KomoShelfHard-v0", {"cameras": ("wrist",)}),
+    ],
+    ids=["deepcopy", "pickle"],
+)
+def test_an_env_can_be_copied_unless_it_runs(
+    copied: Callable[[Any], Any], env_id: str, options: dict[str, Any]
+) -> None:
+    fresh = gym.wrappers.RecordEpisodeStatistics(gym.make(env_id, **options))
+    fresh.action_space.seed(5)
+    other = copied(fresh)
+    assert other.spec == fresh.spec
+    assert other.action_space.sample() == pytest.approx(fresh.action_space.sample(), abs=0)
+    expected = random_rollout(fresh, 3, 5)
+    with pytest.raises(TypeError, match=r"a running env cannot be pickled or copied.*close\(\)"):
+        copied(fresh)
+    assert random_rollout(other, 3, 5) == expected
+    other.close()
+    again = copied(other)
+    with pytest.raises(RuntimeError, match="call reset first"):
+        again.step(again.action_space.sample())
+    # The draw of scenes goes on where it was.
+    assert again.reset()[1]["scene"] == fresh.reset()[1]["scene"]
+    expert = copied(make_expert(env_id))
+    expert.attach(again)
+    assert np.isfinite(expert.predict(None)[0]).all()
+    for env in (fresh, again):
+        env.close()
 
 
 def test_a_missing_system_library_is_named_with_the_cure(

@@ -132,10 +132,15 @@ class Kinematics:
     """
 
     def __init__(self, tool: Pose) -> None:
+        self._tool = tool
         self._config = load_panda((), meshes=False)
         self._frame = self._config.addFrame("tool", GRIPPER).setRelativePose(list(tool))
         names = self._config.getFrameNames()
         self._rows = [names.index(name) for name in (*LINK_FRAMES, "tool")]
+
+    def __reduce__(self) -> tuple[type[Kinematics], tuple[Pose]]:
+        """What pickles and copies are made from: rai's configuration cannot be either."""
+        return Kinematics, (self._tool,)
 
     def tool_pose(self, q: Array) -> Array:
         """Pose (7,) of the tool frame, world frame, at joint positions ``q`` (7,) in rad."""
