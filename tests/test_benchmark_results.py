@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import socket
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from komo_envs.tools.provenance import commit
 from komo_envs.tools.stats import wilson
 
 ROOT = Path(__file__).resolve().parent.parent
+needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout")
 
 
 def test_wilson_intervals_are_the_published_ones():
@@ -158,6 +162,35 @@ def test_the_commit_is_that_of_the_code_whatever_git_is_told(monkeypatch):
     expected = commit()
     monkeypatch.setenv("GIT_DIR", "/nonexistent")
     assert commit() == expected
+
+
+@needs_git
+def test_the_commit_of_another_owners_checkout_is_recorded(tmp_path, monkeypatch):
+    """Git's own tests pretend with this variable that every checkout is of another owner."""
+    expected, git = commit(), tmp_path / "git"
+    real = shutil.which("git")
+    git.write_text(f'#!/bin/sh\nGIT_TEST_ASSUME_DIFFERENT_OWNER=1 exec {real} "$@"\n')
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    refused = subprocess.run(["git", "-C", ROOT, "status"], capture_output=True, text=True)
+    assert "dubious ownership" in refused.stderr
+    assert commit() == expected is not None
+    git.write_text("#!/bin/sh\necho fatal: no luck >&2; exit 128\n")
+    with pytest.warns(UserWarning, match="no commit is recorded for .*: fatal: no luck"):
+        assert commit() is None
+
+
+@needs_git
+def test_a_checkout_has_the_same_bytes_whatever_git_does_with_line_ends(tmp_path):
+    for name in ("true", "false"):
+        clone = ["git", "clone", "-q", "-c", f"core.autocrlf={name}", str(ROOT), tmp_path / name]
+        subprocess.run(clone, check=True)
+    files = [file for file in (tmp_path / "false").rglob("*") if file.is_file()]
+    files = [name for f in files if (name := f.relative_to(tmp_path / "false")).parts[0] != ".git"]
+    assert Path("setup.sh") in files
+    for file in files:
+        assert (tmp_path / "true" / file).read_bytes() == (tmp_path / "false" / file).read_bytes()
+    subprocess.run(["bash", "-n", tmp_path / "true" / "setup.sh"], check=True)
 
 
 def test_speed_finds_out_first_whether_it_can_write():

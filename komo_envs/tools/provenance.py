@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+import warnings
 from collections.abc import Iterable
 from importlib import metadata
 from importlib.util import find_spec as find_module
@@ -84,27 +85,36 @@ def _counts(file: Path, without: tuple[str, ...]) -> bool:
 def commit() -> tuple[str, bool] | None:
     """The commit of the repository that this code lies in, or None if there is none.
 
+    A checkout in which git does not work is named in a warning, with what git says.
+
     Returns:
         Its id, and whether files that git follows differ from it.
     """
-    if _git("rev-parse", "--show-toplevel") != str(ROOT):
-        return None  # no repository, or one that this code is only installed in
-    head, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *CODE)
-    if head is None or changes is None:
+    try:
+        if _git("rev-parse", "--show-toplevel") != str(ROOT):
+            return None  # the code is only installed in that repository
+        return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--", *CODE))
+    except (OSError, subprocess.CalledProcessError) as error:
+        if (ROOT / ".git").exists():
+            said = " ".join((getattr(error, "stderr", None) or str(error)).split())
+            warnings.warn(f"no commit is recorded for {ROOT}: {said}", stacklevel=2)
         return None
-    return head, bool(changes)
 
 
-def _git(*arguments: str) -> str | None:
-    """What a git command prints, or None if it fails."""
-    command = ["git", "-C", str(ROOT), *arguments]
+def _git(*arguments: str) -> str:
+    """What a git command prints.
+
+    Raises:
+        OSError: There is no git.
+        subprocess.CalledProcessError: The command fails.
+    """
+    # Git refuses the checkout of another owner, as bind-mounted ones in containers are. Its code
+    # runs already, so it is trusted.
+    command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *arguments]
     # GIT_DIR and its like, which git sets for its hooks, would lead to another repository.
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-        return done.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    return done.stdout.strip()
 
 
 def usable_cores() -> int:
