@@ -118,8 +118,8 @@ class Player:
                 once = once or (success and steps > 0)
                 distance = float(info["distance"])
                 if steps > 0:
-                    tracking_errors.append(info["tracking_error"])
-                    delays.append(info["delay"])
+                    tracking_errors.append(float(info["tracking_error"]))
+                    delays.append(float(info["delay"]))
                 if video is not None:
                     video.add_frame()
         except PolicyError as raised:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from komo_envs.scene import Camera
@@ -23,8 +25,10 @@ def make_task(task: str, options: Mapping[str, Any]) -> Task:
     make = pkgutil.resolve_name(task)
     known = [field.name for field in dataclasses.fields(make)]
     if unknown := sorted(set(options) - set(known)):
+        # The words are Python's: libraries look for them, and try again without the argument.
         raise TypeError(
-            f"{unknown[0]}: no such argument; options of {make.__name__} are {', '.join(known)}"
+            f"KomoEnv.__init__() got an unexpected keyword argument {unknown[0]!r}; "
+            f"options of {make.__name__} are {', '.join(known)}"
         )
     return make(**options)
 
@@ -51,6 +55,28 @@ def check_size(name: str, value: Any) -> tuple[int, int]:
             "or a pair of them (height, width)"
         )
     return int(pair[0]), int(pair[1])
+
+
+def select_options(options: Any, ignored: set[str]) -> dict[str, Any]:
+    """The options of ``reset`` that an env knows: the scene, if it is given.
+
+    Args:
+        options: As ``reset`` was given them.
+        ignored: Names of options that a warning has named already; new ones are added.
+
+    Raises:
+        ValueError: the options are no dict, or one is a misspelt ``"scene"``.
+    """
+    if options is not None and not isinstance(options, dict):
+        raise ValueError(f"options: expected a dict or None, got {options!r}")
+    unknown = sorted(map(str, set(options or {}) - {"scene"}))
+    for name in unknown:
+        if difflib.get_close_matches(name.lower(), ["scene"], cutoff=0.75):
+            raise ValueError(f"options: unknown key {name!r}; expected 'scene'")
+    for name in set(unknown) - ignored:
+        gym.logger.warn(f"reset ignores the option {name!r}: the env knows 'scene' alone")
+    ignored.update(unknown)
+    return {name: value for name, value in (options or {}).items() if name == "scene"}
 
 
 def select_cameras(names: Sequence[str], known: Sequence[Camera]) -> tuple[Camera, ...]:

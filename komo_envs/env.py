@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 import os
@@ -15,9 +14,16 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from komo_envs.arguments import check_choice, check_size, make_task, select_cameras
+from komo_envs.arguments import (
+    check_choice,
+    check_size,
+    make_task,
+    select_cameras,
+    select_options,
+)
 from komo_envs.cameras import Image, Renderer
 from komo_envs.control import CONTROL_MODES, Controller, IsSafe
+from komo_envs.infos import recordable
 from komo_envs.lab import Lab, Live, Operator, TerminalOperator, check_lab, make_lab
 from komo_envs.randomize import Variation, make_randomization
 from komo_envs.scene import Array, Body, Camera
@@ -84,7 +90,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     | `agent_pos` | float32 (14 + 2E,)  | the first 14 + 2E numbers of the state's `observation`   |
     | `goal`      | float32 (G - 1,)    | the goal without its last number: where to, m            |
 
-    With several ``cameras``, `pixels` and `depth` are dicts with one image for each camera's name.
+    With several ``cameras``, `pixels` and `depth` are dicts with one image for each camera's name;
+    Stable-Baselines3 refuses nested dicts, and docs/benchmark.md has a wrapper that flattens them.
 
     ## Rewards
     ``reward_mode="sparse"`` (default): 0 on success, -1 otherwise. ``"dense"``: the sum of the
@@ -102,7 +109,8 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     ``reward_terms``, ``scene`` (the episode's scene, as ``reset`` takes it), ``tool`` (its pose
     (7,)), ``tracking_error`` (the largest distance of a joint from its last command, rad) and
     ``delay`` (from the last observation to the action that followed, s; 0 in simulation, which
-    waits for it).
+    waits for it). Numbers are NumPy's scalars and ``is_success`` is an array of no axis, as TorchRL
+    and Minari record them; the scene is of plain numbers, lists and dicts, as JSON has them.
 
     ## Arguments
     See ``__init__``, and the fields of the task's class; all are keyword arguments of
@@ -216,6 +224,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self.actions: list[np.ndarray] = []
         """What was done since the reset: with the scene, it brings about the same state again."""
         self._success_steps = 0
+        self._ignored_options: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Let an env that is not running be pickled and copied, with its random generator.
@@ -279,15 +288,15 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         Args:
             seed: Seed of the scene's draw and of those that follow.
             options: None, or ``{"scene": ...}`` with the scene to set up instead of drawing one.
+                Options of other names are ignored, with one warning each: some libraries mark
+                resets with options of their own.
 
         Raises:
-            ValueError: an option is unknown, or the scene is not one that the task can set up.
+            ValueError: an option is a misspelt ``"scene"``, or the scene is not one that the task
+                can set up.
         """
-        if options is not None and not isinstance(options, dict):
-            raise ValueError(f"options: expected a dict or None, got {options!r}")
-        if unknown := set(options or {}) - {"scene"}:
-            raise ValueError(f"options: unknown key {min(map(str, unknown))!r}; expected 'scene'")
-        given = self.check_scene(options["scene"]) if options else None
+        taken = select_options(options, self._ignored_options)
+        given = self.check_scene(taken["scene"]) if taken else None
         super().reset(seed=seed)
         scene = given or self._sample_scene()
         if self.world is None or self._world_pid != os.getpid():
@@ -487,13 +496,14 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self, tool: Array, success: bool, distance: float, terms: Mapping[str, Any]
     ) -> dict[str, Any]:
         return {
-            "is_success": success,
-            "distance": distance,
-            "reward_terms": {name: float(value) for name, value in terms.items()},
-            "scene": copy.deepcopy(self.scene),
+            # An array and no np.bool_, of which Gymnasium's vector envs would make objects.
+            "is_success": np.array(success),
+            "distance": np.float64(distance),
+            "reward_terms": {name: np.float64(value) for name, value in terms.items()},
+            "scene": recordable(self.scene),
             "tool": tool,
-            "tracking_error": float(np.abs(self.state.q - self.controller.command).max()),
-            "delay": self.state.delay,
+            "tracking_error": np.abs(self.state.q - self.controller.command).max(),
+            "delay": np.float64(self.state.delay),
         }
 
     def observe(self, obs_mode: str) -> Observation:

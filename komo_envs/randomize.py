@@ -138,9 +138,10 @@ class Randomization:
                 )
             checked[name] = value.tolist()
         noise = draw["noise"]
-        if isinstance(noise, bool) or not isinstance(noise, int) or not 0 <= noise < 2**31:
+        whole = isinstance(noise, (int, np.integer)) and not isinstance(noise, bool)
+        if not whole or not 0 <= noise < 2**31:
             raise ValueError(f"scene['randomize']['noise']: expected a seed, got {noise!r}")
-        return {**checked, "noise": noise}
+        return {**checked, "noise": int(noise)}
 
 
 LIMITS: dict[str, float] = {each.name: each.metadata["most"] for each in fields(Randomization)}

@@ -96,6 +96,19 @@ def test_several_cameras_and_sizes() -> None:
     env.close()
 
 
+def test_gymnasiums_recorder_films_an_episode(tmp_path: Path) -> None:
+    pytest.importorskip("moviepy")
+    env = gym.make("KomoPush-v0", render_mode="rgb_array")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # moviepy's own
+        env = gym.wrappers.RecordVideo(env, str(tmp_path))
+        env.reset(seed=0)
+        env.step(env.action_space.sample())
+        env.close()
+    [film] = tmp_path.iterdir()
+    assert film.stat().st_size > 1000
+
+
 def test_the_camera_sees_puck_and_target() -> None:
     env = gym.make("KomoPush-v0", obs_mode="rgb")
     for seed in range(20):
@@ -114,8 +127,21 @@ def test_a_scene_can_be_set_up_again(env_id: str) -> None:
         scene = json.loads(json.dumps(info["scene"]))
         again, info_again = env.reset(options={"scene": scene})
         assert digest(again) == digest(observation)
-        assert info_again["scene"] == info["scene"]
+        assert info_again["scene"] == info["scene"] == scene
+    # Recorders look for dtype and shape.
+    assert all(info[name].dtype == float for name in ("distance", "tracking_error", "delay"))
+    assert info["is_success"].dtype == bool
+    assert {value.dtype for value in info["reward_terms"].values()} == {np.dtype(float)}
+    arrays = json.loads(json.dumps(info["scene"]), object_hook=as_arrays)
+    again, _ = env.reset(options={"scene": arrays})
+    assert digest(again) == digest(observation)
     env.close()
+
+
+def as_arrays(scene: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value if isinstance(value, dict) else np.array(value) for name, value in scene.items()
+    }
 
 
 def test_scenes_are_as_documented() -> None:
@@ -168,14 +194,17 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
 
 @pytest.mark.parametrize("env_id", TASKS)
 def test_an_unknown_argument_is_named_with_those_there_are(env_id: str) -> None:
-    with pytest.raises(TypeError, match=r"obs_mod: no such argument.*success_radius"):
-        gym.make(env_id, obs_mod="rgb")
+    # TorchRL looks for Python's words, and tries again without the argument.
+    words = "got an unexpected keyword argument 'frameskip'; options of .*success_radius"
+    with pytest.raises(TypeError, match=words):
+        gym.make(env_id, frameskip=1)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"scenes": {}}, "options: unknown key 'scenes'"),
+        ({"lerobot_new_rollout": True, "Scene": {}}, "options: unknown key 'Scene'"),
         ("scene", "options: expected a dict"),
         ({"scene": {"puck": [0.0, 0.3]}}, "scene: expected the keys"),
         ({"scene": {"puck": [0.0, 0.3], "target": [0.1, 0.3], "goal": 1}}, "scene: expected"),
@@ -195,6 +224,19 @@ def test_bad_options_are_named_and_do_no_harm(options: dict[str, Any], message: 
     with pytest.raises(ValueError, match=message):
         env.reset(options=options)
     observation, *_ = env.step(env.action_space.low)
+    assert digest(observation) == digest(expected)
+    env.close()
+
+
+def test_an_option_of_another_library_draws_one_warning() -> None:
+    env = gym.make("KomoPush-v0")
+    expected, info = env.reset(seed=0)
+    options = {"lerobot_new_rollout": True, "scene": info["scene"]}
+    with pytest.warns(UserWarning, match="lerobot_new_rollout"):
+        env.reset(options=options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        observation, _ = env.reset(options=options)
     assert digest(observation) == digest(expected)
     env.close()
 

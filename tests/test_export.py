@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import gymnasium as gym
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -268,6 +269,46 @@ def test_minari(minari: Any, path: Path, tmp_path: Path, monkeypatch: pytest.Mon
             name: np.asarray(value).tolist() for name, value in about["options"]["scene"].items()
         }
         assert scene == demo.scene
+
+
+def stacked(infos: list[dict[str, Any]]) -> dict[str, Any]:
+    """A dict of lists, as Minari's DataCollector makes it by JAX, which takes lists apart."""
+    found = {}
+    for name, value in infos[0].items():
+        values = [info[name] for info in infos]
+        assert type(value) not in (list, tuple)
+        found[name] = stacked(values) if isinstance(value, dict) else values
+    return found
+
+
+@pytest.mark.parametrize("env_id", ["KomoPushHard-v0", "KomoShelfRandomized-v0"])
+def test_minari_records_infos_and_a_scene_of_them_can_be_set_up(
+    minari: Any, env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    env = gym.make(env_id)
+    steps = [env.reset(seed=0), *(env.step(env.action_space.sample())[::4] for _ in range(2))]
+    infos = [info for _, info in steps]
+    buffer = minari.data_collector.EpisodeBuffer(
+        observations={key: [seen[key] for seen, _ in steps] for key in steps[0][0]},
+        actions=[env.action_space.low] * 2,
+        rewards=[0.0, 0.0],
+        terminations=[False, False],
+        truncations=[False, True],
+        infos=stacked(infos),
+    )
+    about = {"algorithm_name": "", "author": "", "author_email": "", "code_permalink": ""}
+    spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+    minari.create_dataset_from_buffers(
+        "komo/infos-v0", [buffer], env=env_id, description="", **spaces, **about
+    )
+    episode = minari.load_dataset("komo/infos-v0")[0]
+    assert_same(episode.infos["is_success"], np.array([info["is_success"] for info in infos]))
+    first = json.loads(json.dumps(episode.infos["scene"], default=lambda array: array[0].tolist()))
+    assert first == infos[0]["scene"]
+    again, _ = env.reset(options={"scene": first})
+    assert_same(again, steps[0][0])
+    env.close()
 
 
 def assert_same(found: Any, expected: Any) -> None:
