@@ -46,6 +46,7 @@ The first {filmed} as a video: [{stem}.mp4]({stem}.mp4)
 | size | {megabytes:.1f} MB, {each:.2f} MB a demonstration |
 | images | {images} |{drawn_anew}
 | acted in | `{mode}`; actions are there in every control mode |
+| largest action | {largest} |
 | disturbed by | {disturbance} |
 | styles | {styles} |
 | failures at a distance of | {distances} |
@@ -64,6 +65,8 @@ class _Counts:
     lengths: list[int]
     distances: list[float]
     styles: set[tuple[Any, ...]]
+    largest: float
+    """The largest absolute value of any action."""
 
 
 def check_card(option: str, path: Path) -> None:
@@ -106,15 +109,19 @@ def summary(file: DemoFile) -> str:
 
 
 def _count(file: DemoFile) -> _Counts:
-    counts = _Counts([], [], [], set())
+    successes: list[bool] = []
+    lengths, distances = [], []
+    styles: set[tuple[Any, ...]] = set()
+    largest = 0.0
     for index in range(len(file)):
         group = file.group(index)
-        counts.successes.append(bool(group.attrs["success"]))
-        counts.lengths.append(int(group.attrs["num_samples"]))
-        counts.distances.append(float(group["distances"][-1]))
+        successes.append(bool(group.attrs["success"]))
+        lengths.append(int(group.attrs["num_samples"]))
+        distances.append(float(group["distances"][-1]))
         style = json.loads(group.attrs["style"])
-        counts.styles.add((style["side"], style["bend"], style["elbow"]))
-    return counts
+        styles.add((style["side"], style["bend"], style["elbow"]))
+        largest = max(largest, float(np.abs(group["actions"]).max()))
+    return _Counts(successes, lengths, distances, styles, largest)
 
 
 def _rate(successes: list[bool]) -> str:
@@ -153,6 +160,7 @@ def _text(file: DemoFile) -> str:
         each=size / len(file) / 1e6,
         images=f"RGB and depth (mm), {side} x {side}, of {', '.join(file.cameras)}",
         mode=file.control_mode,
+        largest=_largest(counts.largest),
         drawn_anew=f"\n| images drawn anew | with {anew} |" if anew else "",
         disturbance=_disturbance(file),
         styles=f"{len(counts.styles)} combinations of side, by-way and elbow, drawn"
@@ -162,6 +170,15 @@ def _text(file: DemoFile) -> str:
         versions=", ".join(f"{name} {v[:12]}" for name, v in file.head["versions"].items()),
         machine=", ".join(f"{name}: {value}" for name, value in file.head["machine"].items()),
         date=f"{datetime.now(timezone.utc):%Y-%m-%d}",
+    )
+
+
+def _largest(action: float) -> str:
+    if action <= 1:
+        return f"{action:.2f}"
+    return (
+        f"{action:.2f}: robomimic 0.3, whose policies act in [-1, 1], cannot represent these "
+        "actions; collect for it with `--control-mode ee_delta`"
     )
 
 
