@@ -6,11 +6,11 @@ import json
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
 from benchmark import run
 from benchmark.compare import compare, names_of, show
@@ -23,6 +23,7 @@ from benchmark.result import save_result
 from benchmark.rollout import Player
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import write_text
+from policies.sb3 import SB3Options, check_stated
 
 MODULE = "benchmark.blind"
 
@@ -49,6 +50,7 @@ class Arguments:
     """Scenes, the first ones of the test seeds."""
     trust_code: bool = False
     """Whether the policies may run code of their authors'."""
+    sb3: OmitArgPrefixes[SB3Options] = field(default_factory=SB3Options)
 
 
 def main() -> None:
@@ -63,18 +65,21 @@ def main() -> None:
             lab=arguments.lab,
             out=arguments.out / name,
             trust_code=arguments.trust_code,
+            sb3=arguments.sb3 if policy.endswith(".zip") else SB3Options(),
         )
         for name, policy in (("a", arguments.a), ("b", arguments.b))
     ]
     try:
         if arguments.a == arguments.b:
             raise ValueError(f"{arguments.a} {arguments.b}: expected two policies")
+        check_stated((arguments.a, arguments.b), arguments.sb3)
         choose_envs(runs[0].env)
         player = Player(
             arguments.a,
             arguments.out / "a" / VIDEOS,
             arguments.trust_code,
             run.world_options(runs[0], arguments.out),
+            sb3=arguments.sb3,
         )
         check_alike(player, runs)
         logs = [run.prepare(each, MODULE)[0] for each in runs]

@@ -58,6 +58,12 @@ class PolicyIdentity:
     """Whether it saw more than its observations: the state of the simulation."""
     sha256: Sha256
     """Hash of all that defines its behaviour."""
+    weights_hashed: bool = True
+    """Whether the hash covers the weights: not for a Python file that states no sha256 of them."""
+    trained_in: dict[str, JsonValue] | None = None
+    """How a model of Stable-Baselines3 was trained, as its spaces prove, it says itself, or was
+    stated: options of the env, ``rescale_action``, and ``vec_normalize``, the sha256 of the
+    statistics or null."""
     learning: Learning | None = None
     """None if it did not learn, or does not say."""
 
@@ -80,6 +86,9 @@ class Setup:
     """Version of the suite: environments and seeds."""
     policy: PolicyIdentity
     envs: tuple[str, ...]
+    env_options: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    """What the policy sees in each environment, and how it acts: the options of ``gym.make``, as
+    they are in the environment that was made."""
     world: WorldName = "sim"
     """What the policy acted in."""
     lab: dict[str, JsonValue] | None = None

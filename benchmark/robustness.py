@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tyro
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmark.identify import identify
+from benchmark.identify import identify, tell
 from benchmark.protocol import choose_envs, choose_seeds
 from benchmark.rollout import Player
 from komo_envs.randomize import ALL, LIMITS, NAMED
@@ -23,6 +24,7 @@ from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import check_writable, write_text
 from komo_envs.tools.stats import newcombe_paired, wilson
 from komo_envs.tools.workers import Limits, WorkerError, Workers
+from policies.sb3 import SB3Options
 
 MODULE = "benchmark.robustness"
 
@@ -53,6 +55,7 @@ class Arguments:
     """A JSON file for the scores."""
     trust_code: bool = False
     """Whether --policy may run code of its author's."""
+    sb3: tyro.conf.OmitArgPrefixes[SB3Options] = field(default_factory=SB3Options)
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,9 @@ class Job(NamedTuple):
 class VariedPlayer:
     """Plays single episodes of one environment, whose variation changes."""
 
-    def __init__(self, policy: str, env_id: str, trust_code: bool) -> None:
-        self._spec, self._env_id, self._trust_code = policy, env_id, trust_code
+    def __init__(self, policy: str, env_id: str, trust_code: bool, sb3: SB3Options) -> None:
+        self._env_id = env_id
+        self._make_player = partial(Player, policy, Path(os.devnull), trust_code, sb3=sb3)
         self._variation: str | None = None
         self._player: Player | None = None
 
@@ -95,7 +99,7 @@ class VariedPlayer:
         if self._player is None or variation != self._variation:
             self.close()
             options = {"randomize": VARIATIONS[variation]}
-            self._player = Player(self._spec, Path(os.devnull), self._trust_code, options)
+            self._player = self._make_player(options=options)
             self._variation = variation
         return self._player.play(self._env_id, seed).success_at_end
 
@@ -115,7 +119,9 @@ def main() -> None:
             raise ValueError(f"--workers {arguments.workers}: expected 1 or more")
         if arguments.out is not None:
             check_writable("--out", arguments.out)
-        policy = identify(arguments.policy, env_id, arguments.trust_code)
+        identified = identify(arguments.policy, [env_id], arguments.trust_code, sb3=arguments.sb3)
+        tell(identified)
+        policy = identified.policy
         scores = measure(arguments, env_id, seeds)
         if arguments.out is not None:
             said = {"policy": asdict(policy), "env": env_id, "seeds": [seeds.start, seeds.stop]}
@@ -138,7 +144,7 @@ def measure(arguments: Arguments, env_id: str, seeds: range) -> dict[str, Score]
         WorkerError: A worker cannot go on.
     """
     jobs = [Job(name, seed) for name in VARIATIONS for seed in seeds]
-    player = partial(VariedPlayer, arguments.policy, env_id, arguments.trust_code)
+    player = partial(VariedPlayer, arguments.policy, env_id, arguments.trust_code, arguments.sb3)
     solved: dict[Job, bool] = {}
     with Workers(arguments.workers or provenance.usable_cores(), player, Limits()) as pool:
         console, hidden = Console(stderr=True), not sys.stderr.isatty()

@@ -23,6 +23,7 @@ from komo_envs.worlds import CONTROL_PERIOD, WorldState
 from komo_envs.worlds.rai import RobotStopped
 from policies import Policy, load_policy
 from policies.base import env_options_of
+from policies.sb3 import SB3Options
 
 Env = gym.Env[Any, Any]
 
@@ -60,6 +61,7 @@ class Player:
         trust_code: Whether the policy may run code of its author's.
         options: Keyword arguments of ``gym.make``, besides those that the policy asks for.
         device: Of PyTorch, where a student computes.
+        sb3: How a model of Stable-Baselines3 was trained.
     """
 
     def __init__(
@@ -69,11 +71,12 @@ class Player:
         trust_code: bool = False,
         options: Mapping[str, Any] = MappingProxyType({}),
         device: str = "cpu",
+        sb3: SB3Options | None = None,
     ) -> None:
         self._spec = policy
         self._options = options
         self._videos = videos
-        self._trust_code, self._device = trust_code, device
+        self._trust_code, self._device, self._sb3 = trust_code, device, sb3
         self._env_id: str | None = None
         self._env: Env | None = None
         self._made_with: dict[str, Any] | None = None
@@ -87,7 +90,7 @@ class Player:
     def options_for(self, env_id: str) -> dict[str, Any]:
         """What the environment is made with for the policy, which is loaded if it is not yet."""
         if self._spec not in self._policies:
-            policy = load_policy(self._spec, env_id, self._trust_code, self._device)
+            policy = load_policy(self._spec, env_id, self._trust_code, self._device, self._sb3)
             self._policies[self._spec] = policy
         return {**self._options, **env_options_of(self._policies[self._spec])}
 

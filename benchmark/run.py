@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 from itertools import pairwise
@@ -22,7 +22,7 @@ from benchmark.display import progress, show_scores, summary
 from benchmark.entry import RESULT
 from benchmark.episode_log import Entry, EpisodeLog
 from benchmark.films import REPORT, VIDEOS, film
-from benchmark.identify import identify
+from benchmark.identify import identify, tell
 from benchmark.protocol import SOURCES, choose_envs, choose_seeds
 from benchmark.result import (
     Commit,
@@ -41,6 +41,7 @@ from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import write_text
 from komo_envs.tools.workers import Inline, Limits, Pool, WorkerError, Workers
 from komo_envs.worlds import WorldName
+from policies.sb3 import SB3Options
 
 if TYPE_CHECKING:
     from komo_envs.tools.ray_workers import Cluster
@@ -91,6 +92,7 @@ class Arguments:
     trust_code: bool = False
     """Whether --policy may run code of its author's: a Python file, a .zip of
     Stable-Baselines3."""
+    sb3: tyro.conf.OmitArgPrefixes[SB3Options] = field(default_factory=SB3Options)
 
 
 def main() -> None:
@@ -113,6 +115,7 @@ def main() -> None:
             trust_code=arguments.trust_code,
             options=world_options(arguments, log.folder),
             device=arguments.device,
+            sb3=arguments.sb3,
         )
         result = run(log, make_player, arguments.workers, cluster, arguments.report)
     except KeyboardInterrupt:
@@ -174,18 +177,21 @@ def prepare(arguments: Arguments, module: str = MODULE) -> tuple[EpisodeLog, Clu
     for env_id in envs:
         options = world_options(arguments, Path())
         gym.make(env_id, disable_env_checker=True, **options).close()
-    identities = [identify(arguments.policy, env_id, trust, arguments.device) for env_id in envs]
+    identified = identify(arguments.policy, envs, trust, arguments.device, arguments.sb3)
     cluster = None
     if arguments.executor == "ray":
         from komo_envs.tools.ray_workers import Cluster
 
-        cluster = Cluster(partial(facts, arguments.policy, envs, trust, arguments.device))
+        cluster = Cluster(
+            partial(facts, arguments.policy, envs, trust, arguments.device, arguments.sb3)
+        )
     now, commit = datetime.now(timezone.utc), provenance.commit()
     setup = Setup(
         schema=1,
         suite=SUITE,
-        policy=identities[0],
+        policy=identified.policy,
         envs=envs,
+        env_options=identified.env_options,
         world=arguments.world,
         dry_run=arguments.dry_run,
         lab=json.loads(json.dumps(asdict(load_lab(arguments.lab)))) if arguments.lab else None,
@@ -203,7 +209,9 @@ def prepare(arguments: Arguments, module: str = MODULE) -> tuple[EpisodeLog, Clu
     )
     # With microseconds, for several runs may begin in the same second.
     folder = arguments.out or Path("runs") / f"{Path(arguments.policy).name}-{now:%Y%m%d-%H%M%S-%f}"
-    return EpisodeLog(folder, setup), cluster
+    log = EpisodeLog(folder, setup)
+    tell(identified)
+    return log, cluster
 
 
 def world_options(arguments: Arguments, folder: Path) -> dict[str, Any]:
@@ -223,9 +231,11 @@ def world_options(arguments: Arguments, folder: Path) -> dict[str, Any]:
     }
 
 
-def facts(policy: str, envs: tuple[str, ...], trust_code: bool, device: str) -> dict[str, str]:
+def facts(
+    policy: str, envs: tuple[str, ...], trust_code: bool, device: str, sb3: SB3Options
+) -> dict[str, str]:
     """What an episode depends on, as it is on this machine, by name."""
-    identity = identify(policy, envs[0], trust_code, device)
+    identity = identify(policy, envs, trust_code, device, sb3).policy
     return {**provenance.versions(envs, SOURCES), f"policy {policy}": identity.sha256}
 
 

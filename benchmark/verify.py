@@ -23,6 +23,7 @@ from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
 from komo_envs.tools.files import check_writable
 from komo_envs.tools.workers import WorkerError, Workers
+from policies.sb3 import SB3Options, options_of
 
 MODULE = "benchmark.verify"
 
@@ -49,6 +50,8 @@ class Arguments:
     """Of PyTorch, where a student computes; that of the result if not given."""
     trust_code: bool = False
     """Whether --policy may run code of its author's."""
+    vec_normalize: Path | None = None
+    """The statistics of a Stable-Baselines3 model that was trained under VecNormalize."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def main() -> None:
                 Path(videos),
                 arguments.trust_code,
                 device=arguments.device or result.device,
+                sb3=stated(arguments, result),
             )
             outcomes = play(result, player, jobs, workers)
         other = elsewhere(result, arguments.device or result.device)
@@ -136,17 +140,32 @@ def prepare(arguments: Arguments) -> Result:
         raise ValueError(f"--workers {arguments.workers}: expected 1 or more")
     result = check_result(arguments.result)
     trust, device = arguments.trust_code, arguments.device or result.device
-    ours, theirs = identify(arguments.policy, result.envs[0], trust, device), result.policy
-    for name in ("sha256", "name", "privileged", "learning"):
+    sb3, theirs = stated(arguments, result), result.policy
+    ours, env_options = identify(arguments.policy, result.envs, trust, device, sb3)
+    for name in ("sha256", "name", "privileged", "learning", "weights_hashed", "trained_in"):
         if getattr(ours, name) != getattr(theirs, name):
             raise ValueError(
                 f"--policy {arguments.policy}: its {name} is {getattr(ours, name)}; "
                 f"{arguments.result} has {getattr(theirs, name)}: another policy, or another state "
                 "of its code"
             )
+    for env_id, options in result.env_options.items():
+        if env_options[env_id] != options:
+            raise ValueError(
+                f"--policy {arguments.policy}: acts in {env_id} with {env_options[env_id]}; "
+                f"{arguments.result} has {options}"
+            )
     if arguments.result.name == RESULT:
         check_writable("result", arguments.result.parent / VERIFICATION)
     return result
+
+
+def stated(arguments: Arguments, result: Result) -> SB3Options:
+    """How the policy was trained, as the result says it."""
+    statistics = str(arguments.vec_normalize) if arguments.vec_normalize else None
+    if result.policy.trained_in is None:
+        return SB3Options(vec_normalize=statistics)
+    return options_of(result.policy.trained_in, statistics)
 
 
 def draw(result: Result, fraction: float) -> list[Job]:

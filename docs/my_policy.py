@@ -3,11 +3,17 @@
 python -m benchmark.run --policy docs/my_policy.py:MyPolicy --env KomoPush-v0 --trust-code
 """
 
+import hashlib
+import pathlib
+
 import numpy as np
+
+WEIGHTS = []  # the files of your network: [pathlib.Path("checkpoint.pt")]
 
 
 class MyPolicy:
     name = "my policy"
+    sha256 = hashlib.sha256(b"".join(map(pathlib.Path.read_bytes, WEIGHTS))).hexdigest()
     env_options = {"obs_mode": "rgb", "control_mode": "ee"}  # of gym.make
 
     def __init__(self, env_id):

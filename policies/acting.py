@@ -297,6 +297,8 @@ def load_student(folder: Path, env_id: str, device: str = "cpu") -> StudentPolic
         policy = StudentPolicy.of_env(student, env, card.name)
     finally:
         env.close()
+    if card.origin.shadows and not policy.privileged:
+        policy.env_options["shadows"] = True
     policy.learning = {
         "parameters": card.parameters,
         "demonstrations": card.origin.demonstrations,

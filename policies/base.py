@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-ENV_OPTIONS = ("obs_mode", "control_mode", "image_size", "cameras")
+ENV_OPTIONS = ("obs_mode", "control_mode", "image_size", "cameras", "shadows")
 """The options of ``gym.make`` that a policy may ask for: how it sees and acts, not what its task
 is."""
 
@@ -26,6 +26,9 @@ class Policy(Protocol):
     - ``name: str``: what to call it; else the name of its class.
     - ``env_options: Mapping[str, Any]``: the keyword arguments of ``gym.make`` that its
       observations and actions ask for, of ``ENV_OPTIONS``; else the environment's defaults.
+    - ``sha256: str``: hexadecimal, over all files that it reads besides its own source, such as
+      weights. The hash of a policy of a Python file is of that file and of this; without it two
+      checkpoints have one hash.
     - ``learning: Mapping[str, Any]``: what it took to train: ``parameters`` and
       ``demonstrations``, numbers, ``minutes``, and ``hardware`` in words.
     - ``privileged: bool``: whether it sees the state of the simulation, as all do that act in

@@ -50,6 +50,13 @@ class Origin:
     versions: dict[str, str]
     commit: str | None
 
+    @property
+    def shadows(self) -> bool:
+        """Whether the images that it learned from had soft shadows."""
+        files = [file for file in self.demos.values() if isinstance(file, dict)]
+        sceneries = [scenery for file in files if isinstance(scenery := file.get("scenery"), dict)]
+        return any(scenery.get("shadows") is True for scenery in sceneries)
+
 
 @dataclass(frozen=True, config=_CONFIG)
 class Card:

@@ -71,6 +71,11 @@ def main() -> None:
             )
         card = read_card(arguments.policy)
         check_module(f"--policy {arguments.policy}", card.layout.env_id, arguments.trust_code)
+        if card.origin.shadows:
+            raise ValueError(
+                f"--policy {arguments.policy}: learned from images with shadows; expected a "
+                "student of images without, as those of demonstrations are"
+            )
         recipe = recipe_of(card, arguments.lab)
         lab = lab_of(recipe)
         recorder = HandoverRecorder(recipe, arguments.policy, lab)

@@ -3,33 +3,62 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from komo_envs.tools.provenance import hash_sources
-from policies.load import CARD, REMOTE, WEIGHTS, check_spec, split_spec
+from policies.base import Policy
+from policies.load import CARD, WEIGHTS, split_spec
+from policies.remote import RemotePolicy
+from policies.sb3 import SB3Policy
 
 SOURCES = {"expert": "experts", "random": "policies.trivial", "zero": "policies.trivial"}
 """The package or module whose source defines each built-in policy."""
 
 
-def hash_policy(spec: str, env_id: str, trust_code: bool = False) -> str:
-    """The sha256 of all that defines the behaviour in an env of the policy that ``spec`` names.
+def hash_policy(spec: str, policy: Policy) -> str:
+    """The sha256 of all that defines a policy's behaviour.
 
-    Of one in another process it is what its server says. Of ``file.py:Class`` it is that of the
-    file: what the file imports is beyond it.
+    For a policy in another process it is the one that its server states. For ``file.py:Class`` it
+    covers that file and the ``sha256`` that the class states, see ``states_hash``; what else the
+    file reads or imports is beyond it. For a model of Stable-Baselines3 it covers the statistics of
+    its VecNormalize, too.
+
+    Args:
+        spec: What the policy was loaded from.
+        policy: The policy.
 
     Raises:
-        ValueError: There is no such policy, or it has code that is not trusted.
-        OSError: A file of a checkpoint cannot be read.
+        ValueError: The class states something else.
+        OSError: A file cannot be read.
     """
-    check_spec(spec, trust_code)
-    if spec.startswith(REMOTE):
-        from policies.remote import RemotePolicy
+    if isinstance(policy, RemotePolicy):
+        return policy.sha256
+    if spec in SOURCES:
+        return hash_sources(SOURCES[spec])
+    path, class_name = split_spec(spec)
+    stated = None
+    if class_name:
+        stated = getattr(policy, "sha256", None)
+        if stated is not None and not re.fullmatch("[0-9a-f]{64}", str(stated)):
+            raise ValueError(
+                f"policy {spec}: its sha256 is {stated!r:.80}; expected 64 hexadecimal digits"
+            )
+    elif isinstance(policy, SB3Policy):
+        stated = policy.statistics_sha256
+    return hash_checkpoint(path) if stated is None else combine([hash_checkpoint(path), stated])
 
-        return RemotePolicy(spec, env_id).sha256
-    if spec not in SOURCES:
-        return hash_checkpoint(split_spec(spec)[0])
-    return hash_sources(SOURCES[spec])
+
+def states_hash(spec: str, policy: Policy) -> bool:
+    """Whether the hash of a policy covers its weights, as far as is known: a Python file has to
+    state their ``sha256``."""
+    return not split_spec(spec)[1] or getattr(policy, "sha256", None) is not None
+
+
+def combine(hashes: Iterable[str]) -> str:
+    """The sha256 over several, in hexadecimal, in their order."""
+    return hashlib.sha256(b"".join(map(bytes.fromhex, hashes))).hexdigest()
 
 
 def hash_checkpoint(folder: Path) -> str:
@@ -38,7 +67,5 @@ def hash_checkpoint(folder: Path) -> str:
     Raises:
         OSError: One cannot be read.
     """
-    digest = hashlib.sha256()
-    for file in (folder / CARD, folder / WEIGHTS) if folder.is_dir() else (folder,):
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+    files = (folder / CARD, folder / WEIGHTS) if folder.is_dir() else (folder,)
+    return combine(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)

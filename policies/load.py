@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 import komo_envs  # noqa: F401  (registers the environments)
 from policies.base import Policy
+from policies.sb3 import SB3Options, load_sb3
 from policies.trivial import RandomPolicy, ZeroPolicy
 
 BUILT_IN = ("expert", "random", "zero")
@@ -20,7 +21,13 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 """The checkpoints that come with the project: a folder each."""
 
 
-def load_policy(spec: str, env_id: str, trust_code: bool = False, device: str = "cpu") -> Policy:
+def load_policy(
+    spec: str,
+    env_id: str,
+    trust_code: bool = False,
+    device: str = "cpu",
+    sb3: SB3Options | None = None,
+) -> Policy:
     """Load a policy for an environment.
 
     Args:
@@ -30,6 +37,7 @@ def load_policy(spec: str, env_id: str, trust_code: bool = False, device: str = 
             those that its ``env_options`` name.
         trust_code: Whether code of the policy's author may be run.
         device: Of PyTorch, where the student in the folder of a checkpoint computes.
+        sb3: How a model of Stable-Baselines3 was trained; others take no notice.
 
     Raises:
         ValueError: There is no such policy, or none for this environment, or it has code that is
@@ -54,9 +62,7 @@ def load_policy(spec: str, env_id: str, trust_code: bool = False, device: str = 
 
             return load_python(path, class_name, env_id)
         if path.suffix == ".zip":
-            from policies.foreign import load_sb3
-
-            return load_sb3(path, env_id)
+            return load_sb3(path, env_id, sb3)
         from policies.acting import load_student
 
         return load_student(path, env_id, device)

@@ -25,7 +25,6 @@ from komo_envs.tools import provenance
 from komo_envs.tools.files import replacing, write_text
 from policies.curves import Curves
 from policies.evaluate import successes
-from policies.foreign import SB3Policy
 from policies.rl_config import (
     ENV_OPTIONS,
     ENVS_AT_ONCE,
@@ -37,6 +36,7 @@ from policies.rl_config import (
     Setting,
     setup_of,
 )
+from policies.sb3 import NONE, TRAINED_IN, SB3Policy
 
 try:
     from sb3_contrib import TQC
@@ -192,7 +192,7 @@ def make_model(
     """
     options = options_of(setting.algorithm, envs)
     if setting.algorithm == "ppo":
-        return PPO("MultiInputPolicy", envs, seed=setting.seed, device="cpu", **options)
+        return _named(PPO("MultiInputPolicy", envs, seed=setting.seed, device="cpu", **options))
     if setting.her:
         options["replay_buffer_class"] = HerReplayBuffer
         # Dense rewards have terms that are no matter of goals, which the info keeps.
@@ -209,6 +209,12 @@ def make_model(
     )
     for transition in remembered:
         model.replay_buffer.add(*transition)
+    return _named(model)
+
+
+def _named(model: BaseAlgorithm) -> BaseAlgorithm:
+    """The model, which says in its file how it is trained, since its spaces do not."""
+    setattr(model, TRAINED_IN, {**ENV_OPTIONS, "vec_normalize": NONE})
     return model
 
 

@@ -131,7 +131,8 @@ def test_a_policys_hash_is_that_of_its_sources(tmp_path, monkeypatch):
     hashes.add(hash_sources("some_sources"))
     assert len(hashes) == 5
 
-    assert hash_policy("random", ENVS[0]) == hash_sources("policies.trivial")
-    assert hash_policy("expert", ENVS[0]) != hash_policy("random", ENVS[0])
+    random, expert = (load_policy(spec, ENVS[0]) for spec in ("random", "expert"))
+    assert hash_policy("random", random) == hash_sources("policies.trivial")
+    assert hash_policy("expert", expert) != hash_policy("random", random)
     with pytest.raises(ValueError, match="is not there"):
-        hash_policy(str(Path("no") / "policy"), ENVS[0])
+        load_policy(str(Path("no") / "policy"), ENVS[0])

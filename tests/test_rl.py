@@ -63,7 +63,8 @@ def test_the_lines_of_the_readme_learn(run_python: RunPython, tmp_path: Path) ->
     )
     done = run_python(lines)
     assert done.returncode == 0, done.stderr
-    model = ("--policy", tmp_path / "push.zip", "--trust-code")
+    [stated] = re.findall(r"--policy push.zip --env KomoPush-v0 (.*?)`", readme)
+    model = ("--policy", tmp_path / "push.zip", *stated.split())
     once = ("--env", ENV, "--episodes", 1, "--no-report", "--workers", 1)
     done = run_module("run", *model, *once, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
