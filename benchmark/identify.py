@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -106,12 +106,16 @@ def _options_of(env: KomoEnv) -> dict[str, Any]:
     return options
 
 
-def tell(identified: Identified) -> None:
-    """Print on stderr how the policy is about to be played, and what its hash does not cover."""
-    policy = identified.policy
+def tell(policy: PolicyIdentity, env_options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print on stderr how a policy is about to be played, and what its hash does not cover.
+
+    Args:
+        policy: Which one.
+        env_options: Of each env, by its id, see ``Setup.env_options``.
+    """
     training = policy.trained_in or {}
     extra = {name: training[name] for name in ("rescale_action", "vec_normalize") if training}
-    for env_id, options in identified.env_options.items():
+    for env_id, options in env_options.items():
         words = [f"{name} {_words(value)}" for name, value in {**options, **extra}.items()]
         print(f"{policy.name} in {env_id}: {', '.join(words)}", file=sys.stderr, flush=True)
     if not policy.weights_hashed:

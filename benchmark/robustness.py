@@ -120,8 +120,8 @@ def main() -> None:
         if arguments.out is not None:
             check_writable("--out", arguments.out)
         identified = identify(arguments.policy, [env_id], arguments.trust_code, sb3=arguments.sb3)
-        tell(identified)
         policy = identified.policy
+        tell(policy, identified.env_options)
         scores = measure(arguments, env_id, seeds)
         if arguments.out is not None:
             said = {"policy": asdict(policy), "env": env_id, "seeds": [seeds.start, seeds.stop]}

@@ -209,9 +209,7 @@ def prepare(arguments: Arguments, module: str = MODULE) -> tuple[EpisodeLog, Clu
     )
     # With microseconds, for several runs may begin in the same second.
     folder = arguments.out or Path("runs") / f"{Path(arguments.policy).name}-{now:%Y%m%d-%H%M%S-%f}"
-    log = EpisodeLog(folder, setup)
-    tell(identified)
-    return log, cluster
+    return EpisodeLog(folder, setup), cluster
 
 
 def world_options(arguments: Arguments, folder: Path) -> dict[str, Any]:
@@ -320,6 +318,7 @@ def play(log: EpisodeLog, missing: Sequence[Job], pool: Pool[Episode]) -> None:
         OSError: The log cannot be written.
     """
     setup = log.setup
+    tell(setup.policy, setup.env_options)
     total = dict.fromkeys(setup.envs, len(setup.seed_range()))
     done = [entry.episode for entry in log.entries.values()]
     with progress(total, done, alone=setup.world != "real") as display:

@@ -149,7 +149,8 @@ def prepare(arguments: Arguments) -> Result:
                 f"{arguments.result} has {getattr(theirs, name)}: another policy, or another state "
                 "of its code"
             )
-    for env_id, options in result.env_options.items():
+    for env_id in result.envs:
+        options = result.env_options.get(env_id, env_options[env_id])
         if env_options[env_id] != options:
             raise ValueError(
                 f"--policy {arguments.policy}: acts in {env_id} with {env_options[env_id]}; "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import gymnasium as gym
@@ -12,6 +14,7 @@ import komo_envs  # noqa: F401
 from komo_envs.tools.provenance import hash_sources
 from policies import RandomPolicy, load_policy
 from policies.identity import hash_policy
+from policies.load import CARD, PRETRAINED
 
 ENVS = ("KomoPush-v0", "KomoPushPixels-v0", "KomoShelf-v0", "KomoShelfHard-v0")
 
@@ -136,3 +139,17 @@ def test_a_policys_hash_is_that_of_its_sources(tmp_path, monkeypatch):
     assert hash_policy("expert", expert) != hash_policy("random", random)
     with pytest.raises(ValueError, match="is not there"):
         load_policy(str(Path("no") / "policy"), ENVS[0])
+
+
+def test_a_student_of_images_with_shadows_sees_shadows(tmp_path, command):
+    student = tmp_path / "student"
+    shutil.copytree(PRETRAINED / "push", student)
+    card = json.loads((student / CARD).read_text())
+    for file in card["origin"]["demos"].values():
+        file["scenery"] = {"shadows": True}
+    (student / CARD).write_text(json.dumps(card))
+    assert load_policy(str(student), ENVS[0]).env_options["shadows"] is True
+    assert "shadows" not in load_policy(str(PRETRAINED / "push"), ENVS[0]).env_options
+    done = command("policies.collect", "--policy", student, "--out", tmp_path / "push.h5")
+    assert done.returncode == 2
+    assert "learned from images with shadows" in done.stderr
