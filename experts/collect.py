@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 import sys
@@ -27,7 +26,7 @@ from komo_envs.lab import Lab
 from komo_envs.suite import TRAIN
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
-from komo_envs.tools.files import replacing, write_text
+from komo_envs.tools.files import lock, replacing, write_text
 from komo_envs.tools.workers import Inline, Pool, WorkerError, Workers
 
 if TYPE_CHECKING:
@@ -239,12 +238,12 @@ class Parts:
         setup = self.folder / "setup.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("wb")
+            file = (self.folder / "lock").open("wb")
         except OSError as error:
             raise ValueError(f"--out {self.out}: cannot be written to: {error.strerror}") from None
-        with lock:
+        with file:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file)
             except BlockingIOError:
                 raise ValueError(f"--out {self.out}: another run is writing there") from None
             if setup.exists():
@@ -270,9 +269,13 @@ class Parts:
         """Of the demonstrations that are finished, whether each succeeds."""
         done = {}
         for seed in seeds:
-            with contextlib.suppress(OSError, KeyError), h5py.File(self.file(seed), "r") as part:
+            with contextlib.suppress(OSError, KeyError), self.open(seed) as part:
                 done[seed] = bool(part["demo"].attrs["success"])
         return done
+
+    def open(self, seed: int) -> h5py.File:
+        """The finished demonstration of a seed, which no process writes to any more."""
+        return h5py.File(self.file(seed), "r", locking=False)
 
     def file(self, seed: int) -> Path:
         """Of the demonstration of a seed."""
@@ -383,10 +386,10 @@ def assemble(out: Path, seeds: range, head: dict[str, Any], parts: Parts) -> Non
             f"{out}: {size / 1e6:.0f} MB are needed to put it together, "
             f"and {free / 1e6:.0f} MB are free"
         )
-    with replacing(out, parts.folder) as scratch, h5py.File(scratch, "w") as file:
+    with replacing(out, parts.folder) as scratch, h5py.File(scratch, "w", locking=False) as file:
         data = file.create_group("data")
         for index, seed in enumerate(seeds):
-            with h5py.File(parts.file(seed), "r") as part:
+            with parts.open(seed) as part:
                 part.copy("demo", data, name=f"demo_{index}")  # as it is packed
         write_head(file, head)
 

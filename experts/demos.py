@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ from komo_envs.ids import check_module, find_spec
 from komo_envs.lab import make_lab
 from komo_envs.suite import SUITE
 from komo_envs.tasks import Scene
+from komo_envs.tools.files import NO_LOCKS
 from komo_envs.worlds import WorldState
 
 FORMAT = "komo-envs demonstrations"
@@ -290,6 +292,28 @@ def _check_parts(group: h5py.Group) -> None:
             raise ValueError(f"{item.name}: of {item.nbytes} bytes; expected at most {MOST_BYTES}")
 
 
+def _open(path: Path) -> h5py.File:
+    """An HDF5 file, open for reading.
+
+    Raises:
+        ValueError: It is none, or another process has it open for writing.
+        OSError: It cannot be read.
+    """
+    try:
+        try:
+            return h5py.File(path, "r")
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            return h5py.File(path, "r", locking=False)
+    except BlockingIOError as error:
+        raise ValueError(f"{path}: another process has it open for writing") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise ValueError(f"{path}: is no HDF5 file, or not a whole one: {error}") from error
+
+
 class DemoFile:
     """A file of demonstrations, open for reading. A context; ``file[i]`` is a ``Demo``.
 
@@ -308,10 +332,7 @@ class DemoFile:
         if not path.is_file():
             raise ValueError(f"{path}: expected a file of demonstrations; there is none")
         path.open("rb").close()  # names the reason if it may not be read
-        try:
-            self._file = h5py.File(path, "r")
-        except OSError as error:
-            raise ValueError(f"{path}: is no HDF5 file, or not a whole one") from error
+        self._file = _open(path)
         try:
             self._read_head()
         except Exception as error:  # of any kind: HDF5 has many for a file that is damaged

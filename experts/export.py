@@ -17,7 +17,7 @@ from tyro.conf import Positional, arg
 
 from experts.demos import Demo, DemoFile
 from komo_envs.tools.cli import fail, parse, printing
-from komo_envs.tools.files import check_writable
+from komo_envs.tools.files import check_utf8, check_writable
 
 MODULE = "experts.export"
 
@@ -83,6 +83,7 @@ def export(arguments: Arguments) -> str:
         write = find_writer(arguments.to)
         if out.exists() or out.is_symlink():
             raise ValueError(f"OUT {out}: is there already; expected a new folder")
+        check_utf8("OUT", out)
         check_writable("OUT", out)
         console, hidden = Console(stderr=True), not sys.stderr.isatty()
         demos = track(file, "Exporting", len(file), console=console, disable=hidden)

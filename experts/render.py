@@ -158,7 +158,7 @@ def draw_file(file: DemoFile, arguments: Arguments) -> None:
     }
     console, hidden = Console(stderr=True), not sys.stderr.isatty()
     try:
-        with replacing(arguments.out) as scratch, h5py.File(scratch, "w") as new:
+        with replacing(arguments.out) as scratch, h5py.File(scratch, "w", locking=False) as new:
             data = new.create_group("data")
             indices = range(len(file))
             for index in track(indices, "Drawing", console=console, disable=hidden):

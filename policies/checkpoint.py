@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from komo_envs.tools.files import replacing, write_text
+from komo_envs.tools.files import check_utf8, replacing, write_text
 from policies.config import Architecture, Training
 from policies.data import Layout, Scale, Scales
 from policies.load import CARD, WEIGHTS
@@ -144,6 +144,7 @@ def load_checkpoint(folder: Path) -> tuple[Student, Card]:
     """
     card = read_card(folder)
     file = folder / WEIGHTS
+    check_utf8("checkpoint", folder)
     if not file.is_file():
         raise ValueError(f"{folder}: is no whole checkpoint: it has no {WEIGHTS}")
     scales = _scales(card.scales, folder / CARD)

@@ -127,8 +127,9 @@ class OnnxStudent:
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         try:
+            # Its content: ONNX Runtime takes no name that is not UTF-8.
             self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                path.read_bytes(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions have no common parent but this
             raise ValueError(f"{path}: is no ONNX file: {' '.join(str(error).split())}") from error

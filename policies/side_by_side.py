@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from komo_envs.tools.cli import fail, printing
-from komo_envs.tools.files import check_writable, write_text
+from komo_envs.tools.files import check_utf8, check_writable, write_text
 from komo_envs.tools.workers import WorkerError, worker_environment
 
 SETUP = "setup.json"
@@ -70,6 +70,7 @@ def check_setup(folder: Path, setup: Mapping[str, Any], outcome: Path) -> None:
         ValueError: It holds another, or cannot be written to.
         OSError: It cannot be made.
     """
+    check_utf8("--out", folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_writable("--out", outcome)
     setup = json.loads(json.dumps(setup))

@@ -15,6 +15,7 @@ from experts.demos import DemoFile
 from komo_envs.suite import VALIDATION
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse
+from komo_envs.tools.errors import printable
 from komo_envs.tools.stats import wilson
 from policies.acting import StudentPolicy, check_device, env_options
 from policies.checkpoint import Origin, read_card, save_checkpoint
@@ -252,7 +253,7 @@ def describe(paths: tuple[Path, ...], episodes: int | None) -> dict[str, Any]:
     described = {}
     for path, used in zip(paths, shares(paths, episodes), strict=True):
         with DemoFile(path) as file:
-            described[path.name] = {
+            described[printable(path.name)] = {
                 "env": file.env_id,
                 "demonstrations": used,
                 "recipe": file.recipe,

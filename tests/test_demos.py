@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -281,6 +282,17 @@ def test_a_file_leads_nowhere_else(kind: str, push: Path, tmp_path: Path) -> Non
         with pytest.raises(ValueError, match=re.escape(f"{file}: is damaged")):
             opened[0]
         assert len(opened[1])
+
+
+def test_a_file_that_another_process_writes_is_said_to_be_that(push: Path, tmp_path: Path) -> None:
+    file = tmp_path / "push.h5"
+    shutil.copy(push, file)
+    with file.open("r+b") as writing:
+        fcntl.flock(writing, fcntl.LOCK_EX)  # as HDF5 does where it writes
+        with pytest.raises(ValueError, match="another process has it open for writing"):
+            DemoFile(file)
+    with DemoFile(file) as opened:
+        assert len(opened) == 8
 
 
 def test_a_card_and_pictures_lie_beside_it(push: Path, shelf: Path) -> None:

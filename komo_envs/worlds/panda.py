@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from komo_envs.scene import HAND_MIDDLE, HAND_SIZE, ROBOT_LINKS, Array, Body, Pose
-from komo_envs.worlds.rai import quiet, ry
+from komo_envs.worlds.rai import quiet, reading_meshes, ry
 
 GRIPPER = "l_gripper"
 JOINT_LOW = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, 0.5, -2.8973])
@@ -70,7 +70,8 @@ def load_panda(
 def _bare_panda(meshes: bool, arm_collides: bool) -> ry.Config:
     """What every configuration is a copy of: to read it from its files takes 0.1 s."""
     config = ry.Config()
-    config.addFile(ry.raiPath("scenarios/pandaSingle.g"))
+    with reading_meshes():
+        config.addFile(ry.raiPath("scenarios/pandaSingle.g"))
     for name in LINK_FRAMES:
         frame = config.getFrame(name)
         if meshes:

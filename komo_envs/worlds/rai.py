@@ -89,6 +89,25 @@ _libc.freelocale.argtypes = [ctypes.c_void_p]
 _libc.freelocale.restype = None
 
 
+@contextlib.contextmanager
+def reading_meshes() -> Iterator[None]:
+    """Let rai read its mesh files on a disk without locks, too.
+
+    Its HDF5, which is not h5py's, locks each file, and looks here at its first one whether it
+    should. The files belong to the package, and nobody writes to them.
+    """
+    name = "HDF5_USE_FILE_LOCKING"
+    given = os.environ.get(name)
+    os.environ[name] = "FALSE"
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = given
+
+
 class _Redirection:
     """Lends file descriptors 1 and 2 to the null device, for one thread at a time."""
 
@@ -170,4 +189,4 @@ with _scratch_directory(), quiet():
             f"sudo apt-get install {SYSTEM_PACKAGES} && pip install robotic"
         ) from error
 
-__all__ = ["RobotStopped", "SimulationError", "plain_errors", "quiet", "ry"]
+__all__ = ["RobotStopped", "SimulationError", "plain_errors", "quiet", "reading_meshes", "ry"]
