@@ -72,9 +72,11 @@ def _ask(question: str) -> str:
     Raises:
         OSError: Nobody can be asked.
     """
-    if sys.stdin.isatty():  # a key that was pressed before is no answer
-        termios.tcflush(sys.stdin, termios.TCIFLUSH)
     try:
+        if sys.stdin is None:
+            raise EOFError
+        if sys.stdin.isatty():  # a key that was pressed before is no answer
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
         return input(question)
     except EOFError as error:
         raise OSError("the operator is asked at the terminal, and there is none") from error

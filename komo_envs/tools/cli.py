@@ -15,6 +15,9 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
+from komo_envs.tools.errors import printable
+from komo_envs.tools.process import open_streams
+
 Arguments = TypeVar("Arguments")
 
 
@@ -25,8 +28,12 @@ def parse(arguments: type[Arguments], module: str, repeatable: tuple[str, ...] =
     but for the ``repeatable``, end the process with exit code 2 and one line on stderr.
 
     From here on, SIGTERM, which a scheduler sends when time is up, is answered like Ctrl-C: by a
-    KeyboardInterrupt.
+    KeyboardInterrupt. A standard stream that is closed leads to nowhere, and a character that
+    stdout's encoding lacks is printed as an escape.
     """
+    open_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     words = sys.argv[1:]
     for option, count in Counter(word.partition("=")[0] for word in words).items():
@@ -64,7 +71,7 @@ def _error(said: str) -> str:
 
 def fail(module: str, message: object, code: int = 2) -> NoReturn:
     """End the process with ``code`` and one line on stderr."""
-    print(f"{module}: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"{module}: {printable(' '.join(str(message).split()))}", file=sys.stderr)
     raise SystemExit(code)
 
 
