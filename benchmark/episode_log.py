@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from dataclasses import asdict, fields
@@ -12,6 +11,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from benchmark.result import Episode, Setup
+from komo_envs.tools.files import lock
 from komo_envs.tools.records import parse_json
 
 OF_A_PART = ("schema", "commit", "date", "command")
@@ -46,11 +46,11 @@ class EpisodeLog:
 
     Raises:
         ValueError: The folder cannot be written to, or holds another run, or one that is still
-            going on.
+            going on; or the setup is none that could be read again.
     """
 
     def __init__(self, folder: Path, setup: Setup) -> None:
-        path = folder / "episodes.jsonl"
+        path, line = folder / "episodes.jsonl", _line_of(setup)
         for left in ("result.json", "films.json", "videos"):
             if (folder / left).exists() and not path.exists():  # they are of another run
                 raise ValueError(
@@ -64,7 +64,7 @@ class EpisodeLog:
         except OSError as error:
             raise ValueError(f"--out {folder}: cannot be written to: {error.strerror}") from None
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._file)
         except BlockingIOError:
             self._file.close()
             raise ValueError(f"--out {folder}: another run is writing there") from None
@@ -76,7 +76,7 @@ class EpisodeLog:
         self.entries: dict[tuple[str, int], Entry] = {}
         if not whole:
             self.setup = setup
-            self._write(asdict(setup))
+            self._write(line)
             return
         self.setup = parse_json(Setup, whole[0], f"{path}, line 1")
         self._check_same(folder, setup)
@@ -104,16 +104,31 @@ class EpisodeLog:
         return max(spent, default=0.0)
 
     def add(self, entry: Entry) -> None:
-        """Keep a finished episode."""
-        self._write(asdict(entry))
+        """Keep a finished episode.
+
+        Raises:
+            ValueError: It is none that could be read again.
+            OSError: It cannot be written.
+        """
+        self._write(_line_of(entry))
         self.entries[entry.episode.env, entry.episode.seed] = entry
 
-    def _write(self, record: dict[str, object]) -> None:
-        line = json.dumps(record, allow_nan=False) + "\n"
-        self._file.write(line.encode())
+    def _write(self, line: bytes) -> None:
+        self._file.write(line)
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Let another run have the file."""
         self._file.close()
+
+
+def _line_of(record: Setup | Entry) -> bytes:
+    """A line of the log.
+
+    Raises:
+        ValueError: The record could not be read again, as one with half a character in a text.
+    """
+    line = json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
+    parse_json(type(record), line, type(record).__name__.lower())
+    return line

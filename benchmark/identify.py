@@ -11,6 +11,8 @@ import gymnasium as gym
 
 from benchmark.result import Learning, PolicyIdentity
 from komo_envs.env import KomoEnv
+from komo_envs.tools.errors import printable
+from komo_envs.tools.process import ForeignError, foreign_code
 from policies import Policy, load_policy
 from policies.base import env_options_of
 from policies.identity import combine, hash_policy, states_hash
@@ -59,7 +61,7 @@ def identify(
             env_options[env_id] = _options_of(env.unwrapped)
             env.close()
             found.append(_identity(spec, policy, env.unwrapped.obs_mode == "state"))
-        except (ValueError, TypeError) as error:  # pydantic's are ValueErrors
+        except (ForeignError, ValueError, TypeError) as error:  # pydantic's are ValueErrors
             raise ValueError(f"policy {spec}: {error}") from error
     first = found[0]
     for env_id, other in zip(envs, found, strict=True):
@@ -80,17 +82,21 @@ def identify(
 
 def _identity(spec: str, policy: Policy, sees_state: bool) -> PolicyIdentity:
     """Of a policy in one env."""
-    learning = getattr(policy, "learning", None)
-    declared = bool(getattr(policy, "privileged", False))
+    with foreign_code():
+        said = getattr(policy, "learning", None)
+        learning = None if said is None else Learning(**said)
+        declared = bool(getattr(policy, "privileged", False))
+        name = getattr(policy, "name", type(policy).__name__)
+        sha256, weights_hashed = hash_policy(spec, policy), states_hash(spec, policy)
     return PolicyIdentity(
-        name=getattr(policy, "name", type(policy).__name__),
-        kind=spec,
+        name=name,
+        kind=printable(spec),
         # What is built in and is not the expert looks at nothing.
         privileged=declared or (sees_state and spec not in BUILT_IN),
-        sha256=hash_policy(spec, policy),
-        weights_hashed=states_hash(spec, policy),
+        sha256=sha256,
+        weights_hashed=weights_hashed,
         trained_in=policy.trained_in if isinstance(policy, SB3Policy) else None,
-        learning=None if learning is None else Learning(**learning),
+        learning=learning,
     )
 
 

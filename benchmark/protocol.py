@@ -8,6 +8,7 @@ import gymnasium as gym
 
 from komo_envs.ids import ENTRY_POINT, find_spec
 from komo_envs.suite import ENVS, TEST, TRAIN, VALIDATION
+from komo_envs.tools.process import ForeignError, foreign_code
 
 SOURCES = ("komo_envs", "policies", "benchmark")
 """The packages whose source a score depends on; a policy's is in its hash."""
@@ -56,11 +57,10 @@ def choose_envs(
                 "never end; expected a time limit"
             )
         try:
-            gym.make(env_id, disable_env_checker=True).close()
-        except Exception as error:  # of any kind: the task may be someone else's
-            raise ValueError(
-                f"--env {env_id}: cannot be made: {type(error).__name__}: {error}"
-            ) from error
+            with foreign_code():  # the task may be someone else's
+                gym.make(env_id, disable_env_checker=True).close()
+        except ForeignError as error:
+            raise ValueError(f"--env {env_id}: cannot be made: {error}") from error
         if (count := names.count(env_id.rpartition(":")[2])) > 1:
             raise ValueError(f"--env {env_id}: named {count} times, expected once")
     return ids or default

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue
 from pydantic.dataclasses import dataclass
 
 from komo_envs.tools.files import write_text
@@ -24,10 +24,19 @@ from komo_envs.tools.stats import wilson
 from komo_envs.tools.workers import Limits
 from komo_envs.worlds import WorldName
 
+
+def _line(text: str) -> str:
+    if not 0 < len(text) <= 200 or not text.isprintable():
+        raise ValueError(f"{text[:80]!a}: expected a line of 1 to 200 printable characters")
+    return text
+
+
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 Count = Annotated[int, Field(ge=0)]
 Length = Annotated[float, Field(ge=0)]
+Line = Annotated[str, AfterValidator(_line)]
+"""What a terminal can show, and a file keep."""
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Versions = Annotated[dict[str, str], Field(min_length=1)]
 
@@ -43,7 +52,7 @@ class Learning:
     """Numbers that were learned."""
     demonstrations: Count
     minutes: Length
-    hardware: str
+    hardware: Line
     """In words."""
 
 
@@ -51,7 +60,7 @@ class Learning:
 class PolicyIdentity:
     """Which policy was scored."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Line
     kind: str
     """``"expert"``, ``"random"``, ``"zero"``; what ``--policy`` named."""
     privileged: bool

@@ -17,8 +17,10 @@ import numpy as np
 
 import komo_envs  # noqa: F401  (registers the environments)
 from benchmark.result import Episode
-from komo_envs.control import ActionError
+from komo_envs.control import ActionError, as_array
 from komo_envs.lab import CameraLost
+from komo_envs.tools.errors import describe, printable
+from komo_envs.tools.process import ForeignError, foreign_code
 from komo_envs.worlds import CONTROL_PERIOD, WorldState
 from komo_envs.worlds.rai import RobotStopped
 from policies import Policy, load_policy
@@ -38,10 +40,6 @@ class Job(NamedTuple):
     def __str__(self) -> str:
         """As an error names it."""
         return f"{self.env_id}, seed {self.seed}"
-
-
-class PolicyError(RuntimeError):
-    """The policy raised, or gave an action that the environment refused."""
 
 
 class VideoError(RuntimeError):
@@ -114,6 +112,7 @@ class Player:
         steps = -1  # the reset is none
         error = None
         try:
+            self._attach(env, policy)
             for info in steps_of_episode(env, policy, seed):
                 steps += 1
                 scene = scene or _plain(info["scene"])
@@ -125,15 +124,15 @@ class Player:
                     delays.append(float(info["delay"]))
                 if video is not None:
                     video.add_frame()
-        except PolicyError as raised:
-            error = f"error: {raised}"[:200]
+        except (ForeignError, ActionError) as raised:
+            error = _reason(raised)
             del self._policies[self._spec]  # it may be broken; the robot is not let go of
             self._attached.discard(self._spec)
         except RobotStopped as stopped:
             # A camera is not the policy's, nor is what happens on the way home from elsewhere.
             if steps < 0 or isinstance(stopped, CameraLost):
                 raise
-            error = f"stopped: {stopped}"[:200]
+            error = f"stopped: {printable(str(stopped))}"[:200]
         unwrapped: Any = env.unwrapped
         unwrapped.keep_pictures()
         if error is None and (told := _told(env)) is not None:
@@ -141,7 +140,7 @@ class Player:
         success = success and error is None
         failure = None
         if not success:
-            failure = error or getattr(policy, "failure", None) or "timeout"
+            failure = error or _own_reason(policy) or "timeout"
         if video is not None:
             video.save(success)
         return Episode(
@@ -170,11 +169,20 @@ class Player:
             )
             self._env_id, self._made_with = env_id, options
         assert self._env is not None
-        if self._spec not in self._attached:
-            if getattr(policy, "privileged", False) and hasattr(policy, "attach"):
-                policy.attach(self._env)
-            self._attached.add(self._spec)
         return self._env, policy
+
+    def _attach(self, env: Env, policy: Policy) -> None:
+        """Let a policy that sees the state have the environment, once.
+
+        Raises:
+            ForeignError: The policy raised.
+        """
+        if self._spec in self._attached:
+            return
+        with foreign_code():
+            if getattr(policy, "privileged", False) and hasattr(policy, "attach"):
+                policy.attach(env)
+        self._attached.add(self._spec)
 
     def close(self) -> None:
         """Close the environment, if there is one, and let go of the policies."""
@@ -214,32 +222,40 @@ def steps_of_episode(env: Env, policy: Policy, seed: int) -> Iterator[dict[str, 
     """Play an episode; yield ``info`` after the reset and after every step.
 
     Raises:
-        PolicyError: The episode cannot go on, and the policy is to blame.
+        ForeignError: The policy raised, or what it returned cannot be made an action.
+        ActionError: The policy gave an action that the environment refused.
     """
-    if hasattr(policy, "set_random_seed"):
-        with _blaming_policy(Exception):
+    with foreign_code():
+        if hasattr(policy, "set_random_seed"):
             policy.set_random_seed(seed)
     observation, info = env.reset(seed=seed)
     yield info
     state, start, over = None, True, False
     while not over:
-        with _blaming_policy(Exception):
+        with foreign_code():
             first = np.array([start])
             action, state = policy.predict(observation, state, first, deterministic=True)
-        with _blaming_policy(ActionError):
-            observation, _, terminated, truncated, info = env.step(action)
+            action = as_array(action)  # which may run code of the policy's, too
+        observation, _, terminated, truncated, info = env.step(action)
         start, over = False, terminated or truncated
         yield info
 
 
-@contextlib.contextmanager
-def _blaming_policy(kind: type[Exception]) -> Iterator[None]:
-    """Raise a PolicyError for what is raised inside."""
+def _reason(error: ForeignError | ActionError) -> str:
+    """Why an episode failed: what the policy raised, or which action was refused."""
+    return f"error: {error if isinstance(error, ForeignError) else describe(error)}"[:200]
+
+
+def _own_reason(policy: Policy) -> str | None:
+    """Why the policy says that it failed; None if it does not say."""
     try:
-        yield
-    except kind as error:
-        message = " ".join(str(error).split())
-        raise PolicyError(f"{type(error).__name__}: {message}") from error
+        with foreign_code():
+            failure = getattr(policy, "failure", None)
+            if failure is not None and not isinstance(failure, str):
+                raise TypeError(f"failure: expected a str or None, got {type(failure).__name__}")
+    except ForeignError as error:
+        return _reason(error)
+    return failure and printable(failure)[:200]
 
 
 class Video:

@@ -38,6 +38,7 @@ from komo_envs.lab import TerminalOperator, load_lab
 from komo_envs.suite import SUITE
 from komo_envs.tools import provenance
 from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.errors import printable
 from komo_envs.tools.files import write_text
 from komo_envs.tools.workers import Inline, Limits, Pool, WorkerError, Workers
 from komo_envs.worlds import WorldName
@@ -245,7 +246,7 @@ def _command(module: str) -> str:
             words[index] = "DIR"
         elif word.startswith("--out="):
             words[index] = "--out=DIR"
-    return shlex.join(words)
+    return printable(shlex.join(words))
 
 
 def run(

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from komo_envs.scene import Array
 from komo_envs.tasks.base import Task
+from komo_envs.tools.errors import describe
 from komo_envs.worlds.base import CONTROL_PERIOD
 from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW, Kinematics
 
@@ -24,6 +26,23 @@ precision holds them all, so an action of any mode can say exactly what one of a
 
 class ActionError(ValueError):
     """What was given is no action."""
+
+
+def as_array(action: Any) -> NDArray[Any]:
+    """An action as an array of whatever shape and dtype it has.
+
+    Raises:
+        ActionError: It cannot be made an array, as a ragged list or a tensor of another device
+            cannot, or it is an array whose numbers are masked.
+    """
+    try:
+        value = np.asarray(action)
+    except Exception as error:  # of any kind: objects say themselves how they become arrays
+        kind = type(action).__name__
+        raise ActionError(f"action: expected an array, got a {kind}: {describe(error)}") from error
+    if isinstance(action, np.ma.MaskedArray) and np.ma.is_masked(action):
+        raise ActionError("action: expected real numbers, got masked ones")
+    return value
 
 
 class IsSafe:
@@ -90,7 +109,7 @@ class Controller:
         Raises:
             ActionError: it is not an array of finite real numbers of the right shape.
         """
-        value = np.asarray(action)
+        value = as_array(action)
         if value.dtype.kind not in "fiu":
             raise ActionError(f"action: expected real numbers, got dtype {value.dtype}")
         if value.shape != self.action_space.shape:

@@ -9,6 +9,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 import komo_envs  # noqa: F401 - registers the ids
+from komo_envs.tools.process import ForeignError, foreign_code
 
 ENTRY_POINT = "komo_envs.env:KomoEnv"
 """What the ids of every task are registered with."""
@@ -27,11 +28,10 @@ def find_spec(env_id: str) -> EnvSpec:
     module, colon, name = env_id.rpartition(":")
     if colon:
         try:
-            importlib.import_module(module)
-        except Exception as error:  # of any kind: it is someone else's code
-            raise ValueError(
-                f"{env_id}: module {module!r} cannot be imported: {type(error).__name__}: {error}"
-            ) from error
+            with foreign_code():
+                importlib.import_module(module)
+        except ForeignError as error:
+            raise ValueError(f"{env_id}: module {module!r} cannot be imported: {error}") from error
     if name not in gym.registry:
         there = f"there are {', '.join(komo_ids())}"
         if colon:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from komo_envs.tools.process import ForeignError, foreign_code
+
 ENV_OPTIONS = ("obs_mode", "control_mode", "image_size", "cameras", "shadows")
 """The options of ``gym.make`` that a policy may ask for: how it sees and acts, not what its task
 is."""
@@ -65,9 +67,13 @@ def env_options_of(policy: Policy) -> dict[str, Any]:
     """The options of ``gym.make`` that a policy asks for.
 
     Raises:
-        ValueError: One of them is none that a policy may ask for.
+        ValueError: One of them is none that a policy may ask for, or they are no mapping.
     """
-    options = dict(getattr(policy, "env_options", {}))
+    try:
+        with foreign_code():
+            options = dict(getattr(policy, "env_options", {}))
+    except ForeignError as error:
+        raise ValueError(f"env_options of the policy: {error}") from error
     for name in options:
         if name not in ENV_OPTIONS:
             raise ValueError(

@@ -19,6 +19,7 @@ from gymnasium import spaces
 import komo_envs  # noqa: F401  (registers the environments)
 from komo_envs.control import CONTROL_MODES
 from komo_envs.env import OBS_MODES, KomoEnv
+from komo_envs.tools.process import ForeignError, foreign_code
 
 ALGORITHMS = {
     "stable_baselines3.common": ("stable_baselines3:PPO", "PPO or A2C"),
@@ -170,21 +171,21 @@ def _load_model(path: Path) -> tuple[Any, str, Any]:
     from stable_baselines3.common.save_util import load_from_zip_file
 
     try:
-        data, _, _ = load_from_zip_file(path, device="cpu")
-        assert data is not None
-        module = data["policy_class"].__module__
-        loader, name = ALGORITHMS[module.rpartition(".")[0]]
-        # To act it needs no memory of what it has seen, which may be larger than the machine's.
-        memory: dict[str, Any] = {
-            "buffer_size": 1,
-            "replay_buffer_class": None,
-            "replay_buffer_kwargs": {},
-        }
-        model = pkgutil.resolve_name(loader).load(path, device="cpu", **memory)
-    except Exception as error:  # of any kind, from pickle's depths
+        with foreign_code():
+            data, _, _ = load_from_zip_file(path, device="cpu")
+            assert data is not None
+            module = data["policy_class"].__module__
+            loader, name = ALGORITHMS[module.rpartition(".")[0]]
+            # To act it needs no memory of what it has seen, which may be larger than the machine's.
+            memory: dict[str, Any] = {
+                "buffer_size": 1,
+                "replay_buffer_class": None,
+                "replay_buffer_kwargs": {},
+            }
+            model = pkgutil.resolve_name(loader).load(path, device="cpu", **memory)
+    except ForeignError as error:
         names = ", ".join(name for _, name in ALGORITHMS.values())
-        why = f"{type(error).__name__}: {error}"
-        raise ValueError(f"policy {path}: no model of {names}: {why}") from error
+        raise ValueError(f"policy {path}: no model of {names}: {error}") from error
     return model, name, data.get(TRAINED_IN, {})
 
 
@@ -256,10 +257,11 @@ def _load_statistics(file: Path) -> tuple[Any, str]:
 
     option = _option("vec_normalize", file)
     try:
-        content = file.read_bytes()
-        statistics = pickle.loads(content)
-    except Exception as error:  # of any kind, from pickle's depths
-        raise ValueError(f"{option}: cannot be read: {type(error).__name__}: {error}") from error
+        with foreign_code():
+            content = file.read_bytes()
+            statistics = pickle.loads(content)
+    except ForeignError as error:
+        raise ValueError(f"{option}: cannot be read: {error}") from error
     if not isinstance(statistics, VecNormalize):
         raise ValueError(f"{option}: holds a {type(statistics).__name__}; expected a VecNormalize")
     return statistics, hashlib.sha256(content).hexdigest()

@@ -1,5 +1,7 @@
 """Hand a loader mutated inputs: ``python tests/hostile.py LOADER FILE COUNT [SEED]``.
 
+A policy's actions are inputs, too: ``python tests/hostile.py action FOLDER COUNT``.
+
 FILE is a good input, or the folder of one. Each mutant must be loaded, or refused with one of the
 errors that the loader's docstring names. Anything else ends the process: another error, code that
 runs, a file that is written, a connection, too much time or memory.
@@ -24,10 +26,13 @@ from typing import Any
 import msgpack
 import numpy as np
 
+import komo_envs  # noqa: F401 - registers the ids
 from benchmark.entry import load_row
 from benchmark.report import report
 from benchmark.result import load_result
 from experts.demos import DemoFile
+from komo_envs.control import ActionError, Controller
+from komo_envs.tasks.push import Push
 from policies import remote
 from policies.checkpoint import load_checkpoint
 from policies.onnx import OnnxStudent
@@ -45,6 +50,66 @@ class Evil:
 
     def __reduce__(self) -> Any:
         return (print, ("a pickle was run",))
+
+
+class Odd:
+    """An object that becomes an array in a way of its own."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Mute(Exception):
+    """An error that has no message."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no message")
+
+
+def around_itself() -> list[Any]:
+    """A list that holds itself."""
+    around: list[Any] = [0.0]
+    around.append(around)
+    return around
+
+
+def tensors() -> list[Any]:
+    """Tensors that numpy cannot take."""
+    import torch
+
+    zeros = torch.zeros(3)
+    return [
+        *(zeros.clone().requires_grad_(), zeros.bfloat16(), zeros.to("meta"), zeros.to_sparse()),
+        *(torch.zeros(3, dtype=torch.complex64).conj(), zeros.to(torch.float8_e4m3fn)),
+    ]
+
+
+NO_ACTIONS: list[Any] = [
+    *([1, [2, 3], 4], around_itself(), [10**400, 0, 0], {"action": [0, 0, 0]}, {1, 2, 3}, "abc"),
+    *(
+        None,
+        print,
+        iter([0, 0, 0]),
+        (0,) * 4,
+        [[0, 0, 0]],
+        b"abc",
+        [1j, 0, 0],
+        [True] * 3,
+        ["0"] * 3,
+    ),
+    *(np.ma.masked_array([0.0, 0, 0], [True, False, False])),
+    *(np.zeros(3, [("a", float)]), np.zeros(3, "M8[s]"), np.zeros(3, "m8[s]"), np.zeros(3, "V8")),
+    *(np.array([None, 1, 2]), np.broadcast_to(0.0, (10**12,)), np.array([np.nan, 0, 0])),
+    *(np.zeros((0, 3)), np.array([0, np.inf, 0]), np.array(["x", "y", "z"]), np.zeros(())),
+    *(Odd("garbage"), Odd(None), Odd(np.zeros(4)), Odd(Mute()), Odd(RuntimeError("x" * 10**7))),
+    *(Odd(ValueError("\ud800\0\x1b[31m")), [Odd(KeyError(1))] * 3, Odd(MemoryError())),
+]
+"""What a policy may return in place of the three numbers of an action."""
 
 
 STRANGE: list[Any] = [
@@ -163,6 +228,28 @@ def load_message(folder: Path) -> None:
     remote.decode_array(said.get("action"))
 
 
+def mutate_action(folder: Path, rng: random.Random) -> None:
+    """Which of those that are no actions is taken, or an array of odd numbers, by a seed."""
+    (folder / "action.json").write_text(str(rng.randrange(2**31)))
+
+
+def load_action(folder: Path) -> None:
+    rng = random.Random(int((folder / "action.json").read_text()))
+    bad = [*NO_ACTIONS, *tensors()]
+    action = rng.choice(bad)
+    if rng.random() < 0.3:
+        dtype = rng.choice(["f2", "f4", "f8", "g", "i1", "u8", "?", "c8", "O", "S3", "U3"])
+        data = np.frombuffer(rng.randbytes(4096), np.uint8)[: 8 * rng.randint(0, 5)]
+        action = data.astype(dtype)[: rng.randint(0, 4)]
+        if dtype in ("f2", "f4", "f8") and rng.random() < 0.5:
+            action = data.view(dtype)[: rng.randint(2, 4)]
+    elif rng.random() < 0.2:  # a batch of what is none
+        action = [action] * 3
+    checked = Controller(Push(), "ee_delta").check(action)
+    if checked.shape != (3,) or checked.dtype != float or not np.isfinite(checked).all():
+        raise SystemExit(f"{action!r:.200} was let pass as {checked!r:.200}")
+
+
 Mutate = Callable[[Path, random.Random], None]
 Load = Callable[[Path], object]
 LOADERS: dict[str, tuple[Mutate, Load, type[Exception]]] = {
@@ -172,6 +259,7 @@ LOADERS: dict[str, tuple[Mutate, Load, type[Exception]]] = {
     "onnx": (mutate_file, lambda folder: OnnxStudent(folder / "student.onnx"), ValueError),
     "demos": (mutate_file, load_demos, ValueError),
     "message": (mutate_message, load_message, remote.RemoteError),
+    "action": (mutate_action, load_action, ActionError),
 }
 
 
@@ -191,7 +279,8 @@ def main() -> None:
 
     # What a first time does, imports and caches, is no input's doing. And mutants of what is no
     # good would all be refused for one reason.
-    with contextlib.suppress(*[refusal] if name == "message" else []):  # which is not packed yet
+    # A message is not packed yet; a seed's action may be bad.
+    with contextlib.suppress(*[refusal] if name in ("message", "action") else []):
         load(Path(good))
     sys.addaudithook(audit)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -19,6 +19,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from komo_envs.tools.errors import describe
+
 ATTEMPTS = 3
 """A task on which so many workers have died is given up; and all, if so many in a row do not even
 start."""
@@ -103,9 +105,12 @@ class Inline(Generic[Answer]):
         for task in tasks:
             try:
                 self._player = self._player or self._make_player()
-                yield Played(task, self._player.play(*task), 0, "")
-            except Exception as error:
-                raise WorkerError(f"{task}: {type(error).__name__}: {error}") from error
+                answer = self._player.play(*task)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                raise WorkerError(f"{task}: {describe(error)}") from error
+            yield Played(task, answer, 0, "")
 
 
 @dataclass(frozen=True)
@@ -183,15 +188,19 @@ class Workers(Generic[Answer]):
             ready = wait([worker.connection for worker in busy], CHECK_SECONDS)
             for worker in busy:
                 task, why = worker.task, ""
-                if worker.connection not in ready:
+                # One that has died may have left a fork of it that keeps its end open.
+                if worker.connection not in ready and worker.process.is_alive():
                     if not (why := self._beyond(worker)):
                         continue
                     self._replace(worker)
                     yield Played(task, None, deaths[task], why)
                     continue
                 try:
+                    if not worker.connection.poll():
+                        raise EOFError
                     answer = worker.connection.recv()
                 except (EOFError, OSError):
+                    worker.process.join(timeout=1)  # so that it ends by itself, and says how
                     how = self._replace(worker)
                     deaths[task] += worker.ready  # else the task had not begun
                     if deaths[task] < ATTEMPTS:
@@ -289,8 +298,8 @@ def _work(connection: Connection, make_player: Callable[[], Player[Any]]) -> Non
             task = connection.recv()
             try:
                 answer = player.play(*task)
-            except Exception as error:
-                answer = WorkerError(f"{task}: {type(error).__name__}: {error}")
+            except BaseException as error:  # sys.exit in a task's code, too
+                answer = WorkerError(f"{task}: {describe(error)}")
             connection.send(answer)
     player.close()
 
