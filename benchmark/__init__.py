@@ -1,1 +1,5 @@
 """The benchmark: its protocol, rollouts, results, and the command ``python -m benchmark.run``."""
+
+from komo_envs.tools.packages import check_packages
+
+check_packages("benchmark", "experts", "policies")

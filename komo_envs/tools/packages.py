@@ -1,0 +1,36 @@
+"""The packages of the project stand beside each other, under names that a user's own may have."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def check_packages(importing: str, *names: str) -> None:
+    """Find out whether Python would import another package or module in place of one of ours.
+
+    ``python -m`` then ends with exit code 2 and one line on stderr.
+
+    Args:
+        importing: The package that needs the others.
+        names: Of the others.
+
+    Raises:
+        ImportError: It would; the message names the other, and says what to do.
+    """
+    for name in names:
+        ours, found = ROOT / name / "__init__.py", importlib.util.find_spec(name)
+        theirs = str(found.origin) if found else "nothing"
+        if Path(theirs).resolve() == ours:
+            continue
+        message = (
+            f"{importing}: Python imports {theirs} as {name}, and needs {ours}: rename yours, or "
+            "run this from another folder and without it on PYTHONPATH"
+        )
+        if sys.argv[0] == "-m":  # Python imports the package of a module that it is to run
+            print(message, file=sys.stderr)
+            raise SystemExit(2)
+        raise ImportError(message, name=name)
