@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import difflib
+import inspect
 import io
 import os
 import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import dropwhile, takewhile
-from typing import NoReturn, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import get_type_hints as type_hints
 
+import docstring_parser
 import tyro
 
 from komo_envs.tools.errors import printable
@@ -24,8 +30,9 @@ Arguments = TypeVar("Arguments")
 def parse(arguments: type[Arguments], module: str, repeatable: tuple[str, ...] = ()) -> Arguments:
     """Fill the dataclass ``arguments`` from the command line of ``python -m module``.
 
-    The fields' docstrings are the help. Words that do not fit, empty ones and options given twice,
-    but for the ``repeatable``, end the process with exit code 2 and one line on stderr.
+    The fields' docstrings are the help, and the module's docstring has the example. Words that do
+    not fit, empty ones and options given twice, but for the ``repeatable``, end the process with
+    exit code 2 and one line on stderr.
 
     From here on, SIGTERM, which a scheduler sends when time is up, is answered like Ctrl-C: by a
     KeyboardInterrupt. A standard stream that is closed leads to nowhere, and a character that
@@ -45,11 +52,78 @@ def parse(arguments: type[Arguments], module: str, repeatable: tuple[str, ...] =
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(arguments, prog=f"python -m {module}")
-    except SystemExit as end:
-        if not end.code:
-            raise
+            filled = tyro.cli(_with_help(arguments), prog=f"python -m {module}")
+            return arguments(**vars(filled))
+    except (SystemExit, OSError) as end:
+        if isinstance(end, OSError) or not end.code:
+            with printing(module, "the help is made"):
+                raise
     fail(module, f"{_error(said.getvalue())} (see --help)")
+
+
+def _with_help(arguments: type[Any]) -> type[Any]:
+    """The same fields, with help in whole paragraphs and a short name for each kind of value."""
+    told = docstring_parser.parse_from_object(arguments)
+    helps = {part.arg_name: " ".join((part.description or "").split()) for part in told.params}
+    hints = type_hints(arguments, include_extras=True)
+    made = [
+        (
+            field.name,
+            Annotated[hints[field.name], _argument(field, hints[field.name], helps)],
+            dataclasses.field(default=field.default, default_factory=field.default_factory),
+        )
+        for field in dataclasses.fields(arguments)
+    ]
+    about = inspect.cleandoc(arguments.__doc__ or "")
+    told_of_module = sys.modules[arguments.__module__].__doc__ or ""
+    if example := re.search(r"``(python -m .*?)``", told_of_module):
+        about += f"\n\nExample: {example[1]}"
+    return dataclasses.make_dataclass("Arguments", made, kw_only=True, namespace={"__doc__": about})
+
+
+def _argument(field: dataclasses.Field[Any], hint: Any, helps: dict[str, str]) -> Any:
+    """What tyro is told of a field."""
+    markers = hint.__metadata__ if get_origin(hint) is Annotated else ()
+    kind = get_args(hint)[0] if markers else hint
+    positional = any("Positional" in str(marker) for marker in markers)
+    if get_origin(kind) in (Union, UnionType):
+        [kind] = (part for part in get_args(kind) if part is not type(None))
+    hint = None
+    if field.default in (None, ()):
+        hint = ""  # the help says what follows without it
+    elif field.default is dataclasses.MISSING:
+        hint = "(required)"
+    return tyro.conf.arg(
+        help=helps.get(field.name, ""),
+        # An option that is a flag has no value to name.
+        metavar=None if field.type == "bool" else _metavar(kind, field.name if positional else ""),
+        help_behavior_hint=hint,
+    )
+
+
+def _metavar(kind: Any, name: str) -> str:
+    """How a value is named in the help: by its kind, or by its argument's name if it has no other
+    mark.
+    """
+    if get_origin(kind) is tuple:
+        while get_origin(kind) is tuple:
+            kind = get_args(kind)[0]
+        word = _metavar(kind, name.removesuffix("s"))
+        return f"{word} [{word} ...]"
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(map(str, get_args(kind))) + "}"
+    if kind is bool:
+        return "{True,False}"
+    return (name or kind.__name__).upper()
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """A question after the nearest of the known words, as the end of a message; empty if no word
+    is near.
+    """
+    by_name = {each.casefold(): each for each in known}
+    found = difflib.get_close_matches(word.casefold(), by_name, n=1, cutoff=0.75)
+    return f"; did you mean {by_name[found[0]]}?" if found else ""
 
 
 def _error(said: str) -> str:
@@ -71,8 +145,15 @@ def _error(said: str) -> str:
 
 def fail(module: str, message: object, code: int = 2) -> NoReturn:
     """End the process with ``code`` and one line on stderr."""
-    print(f"{module}: {printable(' '.join(str(message).split()))}", file=sys.stderr)
+    print(f"{module}: {printable(' '.join(plain(message).split()))}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def plain(message: object) -> str:
+    """A message for users; an error of the system is named without its number."""
+    if isinstance(message, OSError) and message.strerror and message.filename is not None:
+        return f"{message.filename}: {message.strerror}"
+    return str(message)
 
 
 @contextlib.contextmanager
@@ -83,8 +164,10 @@ def printing(module: str, done: str) -> Iterator[None]:
     ``head`` does, else with one line that tells what is done all the same.
     """
     try:
-        yield
-        sys.stdout.flush()
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except OSError as error:
         # What is left in the buffer would fail again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
