@@ -33,8 +33,8 @@ SAME_VERSIONS = ("robotic",)
 class Arguments:
     """Say how much better one policy is than another, and how sure that is.
 
-    Of two results, episodes of the same scene are compared, which tells more than two rates do.
-    Where there are only counts, K/N stands for a result, and rates are compared.
+    Of two results, the episodes of scenes that both have are compared, which tells more than two
+    rates do. Where there are only counts, K/N stands for a result, and rates are compared.
     """
 
     a: Positional[str]
@@ -73,6 +73,8 @@ class Comparison:
     of any such difference in all environments."""
     paired: tuple[int, int] | None
     """In how many scenes only a, and only b succeeds; None if scenes cannot be compared."""
+    left_out: tuple[int, int] = (0, 0)
+    """How many episodes of a, and of b, are of scenes that the other has not."""
 
     @property
     def test(self) -> str:
@@ -101,11 +103,13 @@ def main() -> None:
         comparisons = compare(*sides)
         names = names_of(sides)
         if arguments.plot is not None:
-            results = {n: s for n, s in zip(names, sides, strict=True) if isinstance(s, Result)}
-            if len(results) < 2:
+            a, b = sides
+            if not (isinstance(a, Result) and isinstance(b, Result)):
                 raise ValueError("--plot: expected two result files, got counts")
-            envs = [comparison.env for comparison in comparisons]
-            draw_success(results, envs, arguments.plot)
+            drawn = {
+                one.env: dict(zip(names, common(a, b, one.env), strict=True)) for one in comparisons
+            }
+            draw_success(drawn, arguments.plot)
     except (ValueError, OSError) as error:
         fail(MODULE, error)
     with printing(MODULE, "compared"):
@@ -131,13 +135,16 @@ def compare(a: Result | Counts, b: Result | Counts) -> list[Comparison]:
     """Compare two policies in every environment that both have been scored in.
 
     Raises:
-        ValueError: They cannot be compared: there is no such environment, or they are of other
-            seeds, of another suite or simulation, or scenes differ.
+        ValueError: They cannot be compared: there is no such environment, or they have no seed in
+            common, are of another suite or simulation, or scenes differ.
     """
     if isinstance(a, Result) and isinstance(b, Result):
         check_comparable(a, b)
         envs = [env_id for env_id in a.envs if env_id in b.tasks]
-        found = [_paired(env_id, _episodes(a, env_id), _episodes(b, env_id)) for env_id in envs]
+        found = [_paired(env_id, *common(a, b, env_id)) for env_id in envs]
+        sizes = len(a.seed_range()), len(b.seed_range())
+        left_out = [(sizes[0] - one.a.episodes, sizes[1] - one.b.episodes) for one in found]
+        found = [replace(one, left_out=out) for one, out in zip(found, left_out, strict=True)]
     else:
         found = [_unpaired(_counts(a), _counts(b))]
     adjusted = holm([comparison.p for comparison in found])
@@ -156,9 +163,9 @@ def check_comparable(a: Result, b: Result) -> None:
         raise ValueError("lab: they have others; expected the same")
     if a.world != b.world:
         raise ValueError(f"world: {a.world} and {b.world}; expected the same")
-    if a.seeds != b.seeds:
+    if not _common_seeds(a, b):
         raise ValueError(
-            f"seeds: {a.seeds[0]}:{a.seeds[1]} and {b.seeds[0]}:{b.seeds[1]}; expected the same"
+            f"seeds: {a.seeds[0]}:{a.seeds[1]} and {b.seeds[0]}:{b.seeds[1]} have none in common"
         )
     for name in SAME_VERSIONS:
         versions = [str(result.versions.get(name)) for result in (a, b)]
@@ -168,7 +175,7 @@ def check_comparable(a: Result, b: Result) -> None:
     if not envs:
         raise ValueError(f"envs: {', '.join(a.envs)} and {', '.join(b.envs)} have none in common")
     for env_id in envs:
-        for ours, theirs in zip(_episodes(a, env_id), _episodes(b, env_id), strict=True):
+        for ours, theirs in zip(*common(a, b, env_id), strict=True):
             # One that did not come to its reset has no scene.
             if ours.scene and theirs.scene and ours.scene != theirs.scene:
                 raise ValueError(f"{env_id}, seed {ours.seed}: the scenes differ")
@@ -176,6 +183,19 @@ def check_comparable(a: Result, b: Result) -> None:
 
 def _episodes(result: Result, env_id: str) -> list[Episode]:
     return [episode for episode in result.episodes if episode.env == env_id]
+
+
+def common(a: Result, b: Result, env_id: str) -> tuple[list[Episode], list[Episode]]:
+    """The episodes of an environment on seeds that both results have, in the same order."""
+    seeds = _common_seeds(a, b)
+    ours, theirs = (
+        [episode for episode in _episodes(side, env_id) if episode.seed in seeds] for side in (a, b)
+    )
+    return ours, theirs
+
+
+def _common_seeds(a: Result, b: Result) -> range:
+    return range(max(a.seeds[0], b.seeds[0]), min(a.seeds[1], b.seeds[1]))
 
 
 def _counts(side: Result | Counts) -> Counts:
@@ -254,6 +274,12 @@ def sentence(one: Comparison, count: int = 1) -> str:
     if points < 0:
         first, second, points, ends = "B", "A", -points, [-end for end in reversed(ends)]
     where = f"On {one.env}, " if one.env else ""
+    if any(one.left_out):
+        all_a, all_b = one.a.episodes + one.left_out[0], one.b.episodes + one.left_out[1]
+        where += (
+            f"over the {one.a.episodes} scenes that both have played (A has {all_a}, B has "
+            f"{all_b}; the others are left out), "
+        )
     corrected = f", its p corrected for {count} comparisons (Holm)" if count > 1 else ""
     numbers = f"95 % interval {ends[0]:.1f} to {ends[1]:.1f}, p = {_p(one.p)}"
     if one.difference == 0:

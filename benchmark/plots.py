@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmark.result import Episode, Result
+from benchmark.result import Episode
 from komo_envs.tools.files import replacing
 from komo_envs.tools.stats import wilson
 from komo_envs.worlds.base import CONTROL_PERIOD
@@ -41,22 +41,20 @@ def _curve(counts: Sequence[int], episodes: int) -> Curve:
     return np.array(counts) / episodes, low, high
 
 
-def draw_success(results: Mapping[str, Result], envs: Sequence[str], out: Path) -> None:
-    """Draw both curves of each environment, a line for each result, and write the picture.
+def draw_success(drawn: Mapping[str, Mapping[str, Sequence[Episode]]], out: Path) -> None:
+    """Draw both curves of each environment, a line for each policy, and write the picture.
 
     Args:
-        results: By the name that the picture has for them.
-        envs: Those to draw; all results have them.
+        drawn: The episodes of each environment, by its id, and of each policy, by its name.
         out: The file, .png.
 
     Raises:
         OSError: It cannot be written.
     """
-    figure = Figure(figsize=(9.0, 3.2 * len(envs)), layout="constrained")
-    rows = figure.subplots(len(envs), 2, squeeze=False, sharey=True)
-    for env_id, (left, right) in zip(envs, rows, strict=True):
-        for name, result in results.items():
-            episodes = [episode for episode in result.episodes if episode.env == env_id]
+    figure = Figure(figsize=(9.0, 3.2 * len(drawn)), layout="constrained")
+    rows = figure.subplots(len(drawn), 2, squeeze=False, sharey=True)
+    for (env_id, policies), (left, right) in zip(drawn.items(), rows, strict=True):
+        for name, episodes in policies.items():
             limits = np.linspace(0.0, FARTHEST, 101)
             _line(left, 100 * limits, over_distance(episodes, limits), name)
             steps = np.arange(max(episode.steps for episode in episodes) + 1)

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
+from benchmark.result import load_result, save_result, score
 from benchmark.worlds import mmrv, pearson
 from komo_envs.tools.stats import barnard, holm, mcnemar, newcombe, newcombe_paired
 
@@ -94,19 +96,38 @@ def other_scene(result: Any) -> Any:
     return result
 
 
-def fewer(result: Any) -> Any:
+def elsewhere(result: Any) -> Any:
     [first, *_] = result["envs"]
     task, episodes = result["tasks"][first], result["episodes"]
-    result = {**result, "envs": [first], "tasks": {first: task}, "seeds": [2000001, 2000501]}
-    moved = [{**episode, "seed": episode["seed"] + 1} for episode in episodes[:500]]
+    result = {**result, "envs": [first], "tasks": {first: task}, "seeds": [2000500, 2001000]}
+    moved = [{**episode, "seed": episode["seed"] + 500} for episode in episodes[:500]]
     return {**result, "episodes": moved}
+
+
+def test_scenes_that_only_one_has_played_are_left_out(tmp_path, command):
+    full = load_result(EXPERT)
+    first, end = full.seeds[0] + 100, full.seeds[0] + 120
+    episodes = tuple(each for each in full.episodes if first <= each.seed < end)
+    tasks = {
+        env_id: score([each for each in episodes if each.env == env_id], 1) for env_id in full.envs
+    }
+    part = tmp_path / "part.json"
+    save_result(replace(full, seeds=(first, end), episodes=episodes, tasks=tasks), part)
+    done = command("benchmark.compare", part, RANDOM, "--plot", tmp_path / "curves.png")
+    assert done.returncode == 0, done.stderr
+    said = "over the 20 scenes that both have played (A has 20, B has 500; the others are left out)"
+    assert done.stdout.count(said) == 4
+    [row] = [line for line in done.stdout.splitlines() if line.startswith("KomoPush-v0")]
+    assert row.split()[1:3] == ["100.0%", "0.0%"]
+    assert row.split()[-3:-1] == ["20", "0"]
+    assert imageio.imread(tmp_path / "curves.png").std() > 10
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (fields(suite="0.1"), "suite: 0.2 and 0.1; expected the same"),
-        (fewer, "seeds: 2000000:2000500 and 2000001:2000501; expected the same"),
+        (elsewhere, "seeds: 2000000:2000500 and 2000500:2001000 have none in common"),
         (fields(versions={"robotic": "0.0.1"}), "versions.robotic: "),
         (other_scene, "KomoPush-v0, seed 2000007: the scenes differ"),
     ],
@@ -125,7 +146,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path, command, change, message):
     [
         (("51/50", "40/50"), "51/50: expected K/N"),
         (("40/50", EXPERT), "one environment; it has 4"),
-        (("40/50", "nothing.json"), "No such file"),
+        (("40/50", "nothing.json"), "nothing.json: there is no such file; expected a result file"),
+        (("40/50", EXPERT.parent), "is a folder; expected a result file"),
         (("40/50", "41/50", "--plot", "x.png"), "expected two result files"),
         ((EXPERT, RANDOM, "--plot", "x.pdf"), "ends in .png"),
     ],
@@ -157,7 +179,7 @@ def test_one_world_is_compared_with_another(tmp_path):
         ((tmp_path / "one", RANDOM, "--plot", tmp_path / "x.png"), "--plot: there is none of two"),
         ((tmp_path, EXPERT), "expected one result of"),
         ((tmp_path / "one" / "zero", EXPERT), "expected the same policy on the same scenes"),
-        ((tmp_path / "nothing", EXPERT), "No such file"),
+        ((tmp_path / "nothing", EXPERT), "there is no such file"),
     ):
         done = compare("--paired-worlds", *words)
         assert done.returncode == 2
