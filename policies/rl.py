@@ -9,7 +9,7 @@ import math
 import pickle
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import komo_envs  # noqa: F401  (registers the environments)
 from experts.demos import Demo, DemoFile
 from komo_envs.suite import TRAIN, VALIDATION
 from komo_envs.tools import provenance
+from komo_envs.tools.extras import missing
 from komo_envs.tools.files import replacing, write_text
 from policies.curves import Curves
 from policies.evaluate import successes
@@ -37,6 +38,7 @@ from policies.rl_config import (
     setup_of,
 )
 from policies.sb3 import NONE, TRAINED_IN, SB3Policy
+from policies.side_by_side import Reporter
 
 try:
     from sb3_contrib import TQC
@@ -49,7 +51,7 @@ try:
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
     from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 except ImportError as error:
-    raise ImportError("this needs more packages: pip install '.[rl]'") from error
+    raise missing("reinforcement learning", "rl", error) from error
 
 SOURCES = ("komo_envs", "policies")
 LIBRARY: dict[str, Any] = {"sac": SAC, "tqc": TQC, "ppo": PPO}
@@ -300,12 +302,12 @@ def restore(setting: Setting, envs: VecEnv, path: Path) -> tuple[BaseAlgorithm, 
         raise ValueError(f"{path}: cannot go on from here: {error}") from error
 
 
-def train(job: Job, report: Callable[[int, str], None]) -> None:
+def train(job: Job, report: Reporter) -> None:
     """Train one seed, or go on with it, and keep the policy that does best on validation seeds.
 
     Args:
         job: What to train.
-        report: Is called now and then with the step, and a line about it.
+        report: Is told of every step.
 
     Raises:
         ValueError: The demonstrations, or what is to be gone on with, cannot be used.
@@ -316,6 +318,7 @@ def train(job: Job, report: Callable[[int, str], None]) -> None:
     started = time.process_time()
     if job.state.exists():
         model, progress = restore(setting, envs, job.state)
+        report(model.num_timesteps, "", saved=True)
     else:
         model, progress = make_model(setting, envs, job.demos, job.episodes), Progress()
     started -= progress.seconds
@@ -342,6 +345,7 @@ def train(job: Job, report: Callable[[int, str], None]) -> None:
         progress.stretch += 1
         progress.seconds = time.process_time() - started
         save(model, progress, job.state)
+        report(step, "", saved=True)
     envs.close()
     curves.draw(job.folder / "curves.png", job.name)
     write_text(job.outcome, json.dumps(outcome(job, progress), indent=1) + "\n")
@@ -351,7 +355,7 @@ def train(job: Job, report: Callable[[int, str], None]) -> None:
 class _Reporting(BaseCallback):
     """Says every now and then how it goes."""
 
-    def __init__(self, report: Callable[[int, str], None]) -> None:
+    def __init__(self, report: Reporter) -> None:
         super().__init__()
         self._report, self._said = report, 0
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from komo_envs.tools.cli import fail, printing
+from komo_envs.tools.cli import fail, plain, printing
 from komo_envs.tools.files import check_utf8, check_writable, write_text
 from komo_envs.tools.workers import WorkerError, worker_environment
 
@@ -44,6 +44,21 @@ class Report(NamedTuple):
     seed: int
     step: int
     text: str
+    saved: bool
+    """Whether an interrupted training would go on from this step."""
+
+
+class Reporter(Protocol):
+    """Is told every now and then how a training comes along."""
+
+    def __call__(self, step: int, text: str, saved: bool = False) -> None:
+        """Tell of a step.
+
+        Args:
+            step: How many are done.
+            text: A line about it, or nothing.
+            saved: Whether an interrupted training would go on from here.
+        """
 
 
 def check_seeds(seeds: tuple[int, ...]) -> None:
@@ -94,7 +109,7 @@ def check_setup(folder: Path, setup: Mapping[str, Any], outcome: Path) -> None:
 
 def train_and_tell(
     jobs: list[Any],
-    train: Callable[[Any, Callable[[int, str], None]], None],
+    train: Callable[[Any, Reporter], None],
     summary: Callable[[Any], str],
     out: Path,
     module: str,
@@ -108,27 +123,42 @@ def train_and_tell(
         out: Folder of all.
         module: Of the command.
     """
+    kept: dict[int, int] = {}
     try:
-        train_all(jobs, train, module)
+        train_all(jobs, train, module, kept)
     except KeyboardInterrupt:
-        fail(module, "interrupted; the same command goes on", code=130)
+        fail(module, f"interrupted; {_rest(jobs, kept)}", code=130)
     except (WorkerError, OSError, ValueError) as error:
-        fail(module, f"stopped: {error}; the same command goes on", code=1)
+        fail(module, f"stopped: {plain(error)}; {_rest(jobs, kept)}", code=1)
     with printing(module, f"{out} is complete"):
         for job in jobs:
             print(summary(job))
 
 
+def _rest(jobs: list[Any], kept: Mapping[int, int]) -> str:
+    """What is kept of each training, and how to go on, in words."""
+    seeds = [
+        f"seed {job.seed} is done"
+        if job.outcome.exists()
+        else f"seed {job.seed} is kept up to step {kept.get(job.seed, 0)} of {job.steps}"
+        for job in jobs
+    ]
+    return f"{', '.join(seeds)}; the same command goes on from there"
+
+
 def train_all(
-    jobs: list[Any], train: Callable[[Any, Callable[[int, str], None]], None], module: str
+    jobs: list[Any],
+    train: Callable[[Any, Reporter], None],
+    module: str,
+    kept: dict[int, int],
 ) -> None:
     """Train all that are not done yet, and show how they come along.
 
     Args:
         jobs: Of kind ``Job``.
-        train: ``train(job, report)``, a function of a module; ``report(step, text)`` is to be
-            called every now and then, with nothing as text if there is nothing to say.
+        train: ``train(job, report)``, a function of a module.
         module: Of the command, as its errors begin.
+        kept: Of each seed, the step that its training would go on from, is put in here.
 
     Raises:
         WorkerError: One of them failed.
@@ -146,7 +176,10 @@ def train_all(
         with showing({job.seed: job.steps for job in jobs}) as show:
             while any(process.is_alive() for process in processes.values()) or not reports.empty():
                 with contextlib.suppress(queue.Empty):
-                    show(reports.get(timeout=0.5))
+                    report: Report = reports.get(timeout=0.5)
+                    if report.saved:
+                        kept[report.seed] = report.step
+                    show(report)
     finally:
         for process in processes.values():
             process.kill()
@@ -161,11 +194,11 @@ def _run(job: Any, train: Callable[..., None], module: str, reports: Any) -> Non
     """The life of a training's process; it ends with the command, however that ends."""
     parent = multiprocessing.parent_process()
 
-    def report(step: int, text: str) -> None:
+    def report(step: int, text: str, saved: bool = False) -> None:
         if parent is not None and not parent.is_alive():
             sys.exit(1)
-        if text:
-            reports.put(Report(job.seed, step, text))
+        if text or saved:
+            reports.put(Report(job.seed, step, text, saved))
 
     try:
         train(job, report)
@@ -193,7 +226,10 @@ def showing(totals: Mapping[int, int]) -> Iterator[Callable[[Report], None]]:
     shown = dict.fromkeys(totals, 0)  # tenths of the steps, in lines
 
     def show(report: Report) -> None:
-        bars.update(tasks[report.seed], completed=report.step, text=report.text)
+        bars.update(tasks[report.seed], completed=report.step)
+        if not report.text:
+            return
+        bars.update(tasks[report.seed], text=report.text)
         total = totals[report.seed]
         tenth, before = report.step * 10 // total, shown[report.seed]
         shown[report.seed] = tenth

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,7 +26,7 @@ from policies.encoders import LEAST_SIDE, Readout
 from policies.evaluate import successes
 from policies.learner import Learner
 from policies.load import CARD
-from policies.side_by_side import check_seeds, check_setup, train_and_tell
+from policies.side_by_side import Reporter, check_seeds, check_setup, train_and_tell
 
 MODULE = "policies.train"
 SOURCES = ("komo_envs", "policies")
@@ -262,12 +261,12 @@ def describe(paths: tuple[Path, ...], episodes: int | None) -> dict[str, Any]:
     return described
 
 
-def train(job: Job, report: Callable[[int, str], None]) -> None:
+def train(job: Job, report: Reporter) -> None:
     """Train one seed, or go on with it, and keep the weights that do best on validation seeds.
 
     Args:
         job: What to train.
-        report: Is called with every step, and a line about it or nothing.
+        report: Is told of every step.
 
     Raises:
         ValueError: The demonstrations, or what is to be gone on with, cannot be used.
@@ -287,6 +286,7 @@ def train(job: Job, report: Callable[[int, str], None]) -> None:
     log = Log()
     if job.state.exists():
         log = Log(**learner.restore(job.state))
+        report(learner.step, "", saved=True)
     curves = Curves(job.folder, log.rows)
     looks = {round(share * training.steps) for share in LOOKS}
     # What one core has computed, whatever else it had to do meanwhile; a GPU is all ours.
@@ -309,11 +309,12 @@ def train(job: Job, report: Callable[[int, str], None]) -> None:
                 weights = learner.averaged.state_dict()
                 log.best, log.step = count, step
                 log.weights = {key: value.cpu().clone() for key, value in weights.items()}
-        if step in looks or time.monotonic() - saved > SAVE_SECONDS:
+        save = step in looks or time.monotonic() - saved > SAVE_SECONDS
+        if save:
             log.seconds = clock() - started
             learner.save(job.state, vars(log))
             saved = time.monotonic()
-        report(step, text)
+        report(step, text, saved=save)
     student = learner.averaged.cpu()
     student.load_state_dict(log.weights)
     curves.draw(job.folder / "curves.png", job.name)
