@@ -16,7 +16,8 @@ from rich.progress import track
 from tyro.conf import Positional, arg
 
 from experts.demos import Demo, DemoFile
-from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.cli import fail, parse, plain, printing
+from komo_envs.tools.extras import install_command
 from komo_envs.tools.files import check_utf8, check_writable
 
 MODULE = "experts.export"
@@ -57,7 +58,7 @@ def main() -> None:
     except KeyboardInterrupt:
         fail(MODULE, "interrupted; nothing is written", code=130)
     except OSError as error:
-        fail(MODULE, f"stopped: {error}; nothing is written", code=1)
+        fail(MODULE, f"stopped: {plain(error)}; nothing is written", code=1)
     with printing(MODULE, f"{arguments.out} is complete"):
         print(text)
 
@@ -114,7 +115,7 @@ def find_writer(to: str) -> Write:
     except ModuleNotFoundError as error:
         newer = "; Minari takes Python 3.11 or newer" if to == "minari" else ""
         raise ValueError(
-            f"--to {to}: {error.name} is not installed; pip install '.[export]'{newer}"
+            f"--to {to}: {error.name} is not installed; {install_command('export')}{newer}"
         ) from error
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from experts.demos import DemoFile
+from komo_envs.tools.extras import missing
 from komo_envs.tools.files import replacing
 from policies.encoders import spatial_softmax
 
@@ -44,7 +45,7 @@ class Backbone:
             from transformers import Dinov2Model
             from transformers.utils import logging
         except ImportError as error:
-            raise ImportError("DINOv2 needs transformers: pip install '.[dinov2]'") from error
+            raise missing("DINOv2", "dinov2", error) from error
         logging.disable_progress_bar()
         try:
             # Weights in safetensors alone: other formats can run code.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gymnasium as gym
 from gymnasium import spaces
 
 import komo_envs  # noqa: F401  (registers the environments)
+from komo_envs.ids import check_module
+from komo_envs.tools.extras import missing
+from komo_envs.tools.words import near
 from policies.base import Policy
 from policies.sb3 import SB3Options, load_sb3
 from policies.trivial import RandomPolicy, ZeroPolicy
@@ -17,6 +21,8 @@ REMOTE = "tcp://"
 """How the address of a policy in another process begins."""
 CARD, WEIGHTS = "policy.json", "model.safetensors"
 """The files of a checkpoint."""
+TRAINING = "training.json"
+"""The file that policies.train_rl writes beside a policy: how that came about."""
 PRETRAINED = Path(__file__).parent / "pretrained"
 """The checkpoints that come with the project: a folder each."""
 
@@ -62,7 +68,12 @@ def load_policy(
 
             return load_python(path, class_name, env_id)
         if path.suffix == ".zip":
-            return load_sb3(path, env_id, sb3)
+            try:
+                model = load_sb3(path, env_id, sb3)
+            except ModuleNotFoundError as error:
+                raise missing(f"policy {spec}", "rl", error) from error
+            model.name = training_of(path).get("name", model.name)
+            return model
         from policies.acting import load_student
 
         return load_student(path, env_id, device)
@@ -78,6 +89,52 @@ def load_policy(
     if spec == "random":
         return RandomPolicy(observation_space, action_space)
     return ZeroPolicy(observation_space, action_space)
+
+
+def learned_env(spec: str, trust_code: bool = False) -> str | None:
+    """The id of the environment that a policy says it learned; None if it says nothing.
+
+    Raises:
+        ValueError: There is no such policy, or the environment is another module's and code is not
+            trusted.
+        OSError: A file cannot be read.
+        ImportError: What it takes to read the policy is not installed.
+    """
+    check_spec(spec, trust_code)
+    path, _ = split_spec(spec)
+    if spec in BUILT_IN or spec.startswith(REMOTE) or path.suffix == ".py":
+        return None
+    if path.suffix == ".zip":
+        env_id = training_of(path).get("env_id")
+    elif path.suffix == ".onnx":
+        from policies.onnx import OnnxStudent
+
+        env_id = OnnxStudent(path).layout.env_id
+    else:
+        from policies.checkpoint import read_card
+
+        env_id = read_card(path).layout.env_id
+    if env_id is not None:
+        check_module(f"policy {spec}", env_id, trust_code)
+    return env_id
+
+
+def training_of(path: Path) -> dict[str, str]:
+    """What policies.train_rl says of a policy: its name, and the id of its environment; empty for
+    a policy that something else has trained.
+
+    Raises:
+        ValueError: The file beside the policy is damaged.
+        OSError: It cannot be read.
+    """
+    file = path.parent / TRAINING
+    if path.name != "policy.zip" or not file.exists():
+        return {}
+    try:
+        said = json.loads(file.read_bytes())
+        return {name: str(said[name]) for name in ("name", "env_id")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: is damaged: {type(error).__name__}: {error}") from error
 
 
 def split_spec(spec: str) -> tuple[Path, str]:
@@ -99,7 +156,10 @@ def check_spec(spec: str, trust_code: bool = False) -> None:
     path, class_name = split_spec(spec)
     built_in = ", ".join(BUILT_IN)
     if not path.exists():
-        raise ValueError(f"policy {spec!r}: expected {built_in} or a path, and {path} is not there")
+        raise ValueError(
+            f"policy {spec!r}: expected {built_in} or a path, and {path} is not there"
+            f"{_nearest(spec)}"
+        )
     if path.is_dir():
         if not (path / CARD).is_file():
             raise ValueError(f"policy {spec!r}: is no checkpoint: the folder has no {CARD}")
@@ -116,3 +176,15 @@ def check_spec(spec: str, trust_code: bool = False) -> None:
         raise ValueError(
             f"policy {spec!r}: loading it runs code of its author; say --trust-code if you trust it"
         )
+
+
+def _nearest(spec: str) -> str:
+    """The nearest built-in policy or pretrained checkpoint, as the end of a message."""
+    here = Path.cwd()
+    folder = PRETRAINED.relative_to(here) if PRETRAINED.is_relative_to(here) else PRETRAINED
+    known = {path.name: str(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    if Path(spec).parent.name == PRETRAINED.name:
+        return f"; in {folder} there are {', '.join(known)}{near(Path(spec).name, known)}"
+    if spec in known:
+        return f"; did you mean {known[spec]}?"
+    return near(spec, (*BUILT_IN, *known.values()))

@@ -5,6 +5,8 @@ The file holds the student's ``policy.json`` too, so that it is a policy like th
 
 from __future__ import annotations
 
+import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.extras import missing
 from komo_envs.tools.files import check_writable, replacing
 from policies.checkpoint import CARDS, Card, load_checkpoint, parse_card
 from policies.student import Student
@@ -66,18 +69,27 @@ def write(student: Student, card: Card, out: Path) -> float:
         import onnx
         import onnxscript  # noqa: F401 - what PyTorch exports with
     except ImportError as error:
-        raise ImportError("ONNX needs more packages: pip install '.[onnx]'") from error
+        raise missing("ONNX", "onnx", error) from error
     inputs = _random_inputs(student, 2)
     batch = torch.export.Dim("batch")
-    program = torch.onnx.export(
-        student,
-        inputs,
-        input_names=NAMES,
-        output_names=["actions"],
-        dynamic_shapes={name: {0: batch} for name in NAMES},
-        dynamo=True,
-        verbose=False,
-    )
+    # The exporter warns of packages that a student does not need, and of its own code.
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                student,
+                inputs,
+                input_names=NAMES,
+                output_names=["actions"],
+                dynamic_shapes={name: {0: batch} for name in NAMES},
+                dynamo=True,
+                verbose=False,
+            )
+    finally:
+        exporter.setLevel(level)
     assert program is not None
     model = program.model_proto
     onnx.helper.set_model_props(model, {CARD_KEY: CARDS.dump_json(card).decode()})
@@ -122,7 +134,7 @@ class OnnxStudent:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ImportError("ONNX needs more packages: pip install '.[onnx]'") from error
+            raise missing("ONNX", "onnx", error) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3

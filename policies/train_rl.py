@@ -54,8 +54,9 @@ def main() -> None:
     """The command."""
     arguments = parse(Arguments, MODULE)
     try:
+        from policies.rl import train  # needs what --help does not
+
         jobs = prepare(arguments)
-        from policies.rl import train  # needs what --help and wrong arguments do not
     except (ValueError, OSError, ImportError) as error:
         fail(MODULE, error)
     train_and_tell(jobs, train, summary, arguments.out, MODULE)

@@ -406,7 +406,7 @@ def test_what_cannot_be_exported(
         ((push, tmp_path / "no/new", "--to", "minari"), "its folder is not there"),
         ((tmp_path / "none.h5", new, "--to", "minari"), "expected a file of demonstrations"),
         ((__file__, new, "--to", "minari"), "is no HDF5 file"),
-        ((push, new, "--to", "lerobot"), "pyarrow is not installed; pip install '.[exp"),
+        ((push, new, "--to", "lerobot"), "pyarrow is not installed; pip install -e '.[exp"),
         ((push, new, "--to", "minari", "--control-mode", "joint"), "known in ee alone"),
         ((push, new, "--to", "rlds"), "--to"),
         ((push, new), "--to"),

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import komo_envs  # noqa: F401
+from komo_envs.tools import extras
 from komo_envs.tools.provenance import hash_sources
 from policies import RandomPolicy, load_policy
 from policies.identity import hash_policy
-from policies.load import CARD, PRETRAINED
+from policies.load import CARD, PRETRAINED, learned_env
 
 ENVS = ("KomoPush-v0", "KomoPushPixels-v0", "KomoShelf-v0", "KomoShelfHard-v0")
 
@@ -52,6 +53,38 @@ def test_random_actions_depend_on_the_seed_alone():
         policy.predict(obs)  # history that must not matter
     np.testing.assert_array_equal(draws[0], draws[2])
     assert not np.array_equal(draws[0], draws[1])
+
+
+def test_a_policy_says_which_env_it_learned(tmp_path):
+    assert learned_env("zero") is None
+    assert learned_env(str(PRETRAINED / "shelf-hard")) == "KomoShelfHard-v0"
+    model, said = tmp_path / "policy.zip", tmp_path / "training.json"
+    model.touch()
+    assert learned_env(str(model), trust_code=True) is None
+    said.write_text('{"name": "SAC", "env_id": "KomoPush-v0"}')
+    assert learned_env(str(model), trust_code=True) == "KomoPush-v0"
+    said.write_text("{")
+    with pytest.raises(ValueError, match=r"training\.json: is damaged"):
+        learned_env(str(model), trust_code=True)
+    card = json.loads((PRETRAINED / "push" / "policy.json").read_text())
+    card["layout"]["env_id"] = "evil:Evil-v0"
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "policy.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="which would import the module 'evil'"):
+        learned_env(str(tmp_path / "student"))
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
+    absent = ModuleNotFoundError("No module named 'onnx'", name="onnx")
+    monkeypatch.chdir(extras.CHECKOUT)
+    said = "ONNX needs onnx: pip install -e '.[onnx]' -c constraints.txt"
+    assert str(extras.missing("ONNX", "onnx", absent)) == said
+    monkeypatch.chdir(tmp_path)
+    assert f"pip install -e '{extras.CHECKOUT}[rl]' -c " in extras.install_command("rl")
+    monkeypatch.setattr(extras, "CHECKOUT", tmp_path)  # where pip puts a wheel
+    assert extras.install_command("rl") == "pip install 'komo-envs[rl]'"
+    broken = ImportError("libusb-1.0.so.0: cannot open shared object file")
+    assert str(extras.missing("camera", "real", broken)) == f"camera: {broken}"
 
 
 def test_random_actions_fill_the_space():

@@ -21,7 +21,7 @@ from conftest import PROJECT
 from komo_envs.tools.workers import descendants
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install '.[ray]'"
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed"
 )
 ENV = "KomoPush-v0"
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -291,5 +291,6 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
         words = [sys.executable, "-c", without, *map(str, arguments), "--executor", "ray"]
         done = subprocess.run(words, capture_output=True, text=True, cwd=PROJECT, check=False)
         assert done.returncode == 2, module
-        assert done.stderr == f"{module}: --executor ray needs Ray: pip install '.[ray]'\n"
+        install = "pip install -e '.[ray]' -c constraints.txt"
+        assert done.stderr == f"{module}: --executor ray needs ray: {install}\n"
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""ArUco markers: where they are, seen by a camera. Needs OpenCV: ``pip install '.[real]'``."""
+"""ArUco markers: where they are, seen by a camera. Needs OpenCV, of the extra ``real``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from komo_envs.lab.setup import Marker
 from komo_envs.lab.streams import Frame, Lens
 from komo_envs.scene import Array
+from komo_envs.tools.extras import missing
 
 BOARD = (5, 7)
 """Markers of the calibration board, along x and y."""
@@ -28,7 +29,7 @@ def load_opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise ImportError(f"markers need OpenCV: pip install '.[real]' ({error})") from error
+        raise missing("the board", "real", error) from error
     return cv2
 
 

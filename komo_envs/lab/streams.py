@@ -16,6 +16,7 @@ import scipy  # whose parts are loaded when they are first asked for
 from numpy.typing import NDArray
 
 from komo_envs.scene import Camera
+from komo_envs.tools.extras import missing
 from komo_envs.tools.files import write_text
 from komo_envs.tools.records import parse_json
 from komo_envs.worlds.rai import RobotStopped
@@ -84,9 +85,7 @@ class RealSense:
         try:
             rs = importlib.import_module("pyrealsense2")
         except ImportError as error:
-            raise ImportError(
-                f"camera realsense:{serial} needs pyrealsense2: pip install '.[real]' ({error})"
-            ) from error
+            raise missing(f"camera realsense:{serial}", "real", error) from error
         self._serial = serial
         self._pipeline, config = rs.pipeline(), rs.config()
         config.enable_device(serial)

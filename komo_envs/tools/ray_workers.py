@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from komo_envs.tools import provenance
+from komo_envs.tools.extras import missing
 from komo_envs.tools.files import replacing
 from komo_envs.tools.workers import (
     ATTEMPTS,
@@ -43,7 +44,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
     import ray
 except ImportError as error:
-    raise ImportError("--executor ray needs Ray: pip install '.[ray]'") from error
+    raise missing("--executor ray", "ray", error) from error
 from ray._private import ray_constants
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
