@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from benchmark.protocol import split_of
@@ -26,15 +34,18 @@ class Display(Protocol):
         """Count a finished episode."""
 
 
-def progress(total: dict[str, int], done: Iterable[Episode], alone: bool = True) -> Display:
+def progress(
+    total: dict[str, int], done: Iterable[Episode], alone: bool = True, workers: int = 1
+) -> Display:
     """A display for ``total[env_id]`` episodes of each environment, those ``done`` among them.
 
     Args:
         total: Episodes.
         done: Those that are over.
         alone: Whether nothing else is shown meanwhile, over which a bar would be drawn.
+        workers: Processes that play, which take a while to start.
     """
-    display: Display = Bars(total) if alone and sys.stderr.isatty() else Lines(total)
+    display: Display = Bars(total, workers) if alone and sys.stderr.isatty() else Lines(total)
     for episode in done:
         display.add(episode)
     return display
@@ -43,7 +54,7 @@ def progress(total: dict[str, int], done: Iterable[Episode], alone: bool = True)
 class Bars:
     """A progress bar for each environment, for a terminal."""
 
-    def __init__(self, total: dict[str, int]) -> None:
+    def __init__(self, total: dict[str, int], workers: int) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -56,6 +67,8 @@ class Bars:
             env_id: self._progress.add_task(env_id, total=count, rate="")
             for env_id, count in total.items()
         }
+        starting = f"starting {workers} worker{'s' * (workers != 1)}"
+        self._progress.update(next(iter(self._bars.values())), rate=starting)
         self._done: Counter[str] = Counter()
         self._successes: Counter[str] = Counter()
 
@@ -102,10 +115,51 @@ class Lines:
             print(line, file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Show on a terminal that something goes on, and what; elsewhere nothing."""
+    with Console(stderr=True).status(text) if sys.stderr.isatty() else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def steps(text: str, count: int) -> Iterator[Callable[[], None]]:
+    """A bar of so many steps on a terminal, lines elsewhere; yields what to call after a step."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),  # which moves while a step takes long
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+    task, done = bar.add_task(text, total=count), 0
+
+    def tell() -> None:
+        if bar.disable:
+            print(f"{text}: {done} of {count}", file=sys.stderr, flush=True)
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        bar.advance(task)
+        tell()
+
+    with bar:
+        tell()
+        yield advance
+
+
+def episodes_each(count: int) -> str:
+    """How many episodes each environment has, in words."""
+    return f"{count} episode{'s' * (count != 1)} each"
+
+
 def show_scores(result: Result) -> None:
     """Print the table of scores, 80 columns wide, and the failures below it."""
-    title = f"{result.policy.name}, suite {result.suite}, {len(result.seed_range())} episodes each"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    # A title of the table would be wrapped to its width.
+    print(f"{result.policy.name}, suite {result.suite}, {episodes_each(len(result.seed_range()))}")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     # An id is never wrapped, however narrow the terminal is; what other columns say may be.
     table.add_column("environment", min_width=max(map(len, result.tasks)))
     centimetres = "/".join(f"{limit * 100:g}" for limit in THRESHOLDS)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from benchmark.result import Episode, Setup
-from komo_envs.tools.files import lock
+from komo_envs.tools.files import lock, replacing
 from komo_envs.tools.records import parse_json
 
 OF_A_PART = ("schema", "commit", "date", "command")
@@ -33,7 +33,7 @@ class Entry:
 class EpisodeLog:
     """``DIR/episodes.jsonl``: the setup of a run, then a line for every finished episode.
 
-    Opening it begins a run, or goes on with the one that is there.
+    Opening it begins a run, or goes on with the one that is there, to which seeds may be added.
 
     Args:
         folder: Made if it is not there.
@@ -79,10 +79,15 @@ class EpisodeLog:
             self._write(line)
             return
         self.setup = parse_json(Setup, whole[0], f"{path}, line 1")
+        there = self.setup.seeds
+        if there[0] == setup.seeds[0] and there[1] < setup.seeds[1]:
+            self.setup = replace(self.setup, seeds=setup.seeds)
         self._check_same(folder, setup)
         for number, line in enumerate(whole[1:], start=2):
             entry = parse_json(Entry, line, f"{path}, line {number}")
             self.entries[entry.episode.env, entry.episode.seed] = entry
+        if self.setup.seeds != there:
+            self._rewrite([json.dumps(asdict(self.setup)).encode() + b"\n", *whole[1:]])
 
     def _check_same(self, folder: Path, setup: Setup) -> None:
         there, now = asdict(self.setup), asdict(setup)
@@ -117,6 +122,15 @@ class EpisodeLog:
         self._file.write(line)
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def _rewrite(self, lines: list[bytes]) -> None:
+        """Put other lines in the place of all, whole or not at all."""
+        self._replaced = self._file  # stays locked, for who has opened it but not yet locked it
+        with replacing(Path(self._file.name)) as scratch:
+            self._file = scratch.open("a+b")
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._file.write(b"".join(lines))
+            self._file.flush()
 
     def close(self) -> None:
         """Let another run have the file."""

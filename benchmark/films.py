@@ -12,6 +12,7 @@ import numpy as np
 import pydantic.dataclasses
 from pydantic import ConfigDict
 
+from benchmark.display import steps
 from benchmark.result import Episode, Result
 from benchmark.rollout import Job, lost, video_name
 from komo_envs.tools.files import write_text
@@ -85,13 +86,15 @@ def film(result: Result, folder: Path, pool: Pool[Episode]) -> None:
         for episode in firsts
         if (episode.env, episode.seed) not in there and not _named(videos, episode)
     ]
-    if jobs:
-        print(f"filming {len(jobs)} typical episodes for the report", file=sys.stderr, flush=True)
+    if not jobs:
+        return
     try:
-        for played in pool.play(jobs):
-            episodes.append(played.answer or lost(played.task, played.given_up))
-            text = json.dumps(asdict(Filmed(tuple(episodes))), allow_nan=False)
-            write_text(folder / RECORD, text + "\n")
+        with steps("filming for the report", len(jobs)) as advance:
+            for played in pool.play(jobs):
+                episodes.append(played.answer or lost(played.task, played.given_up))
+                text = json.dumps(asdict(Filmed(tuple(episodes))), allow_nan=False)
+                write_text(folder / RECORD, text + "\n")
+                advance()
     except WorkerError as error:
         print(f"not filmed: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import re
 import shlex
 import sys
 import time
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import gymnasium as gym
 import tyro
 
-from benchmark.display import progress, show_scores, summary
+from benchmark.display import progress, show_scores, summary, waiting
 from benchmark.entry import RESULT
 from benchmark.episode_log import Entry, EpisodeLog
 from benchmark.films import REPORT, VIDEOS, film
@@ -37,11 +39,12 @@ from benchmark.rollout import Job, Player, lost
 from komo_envs.lab import TerminalOperator, load_lab
 from komo_envs.suite import SUITE
 from komo_envs.tools import provenance
-from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.cli import fail, parse, plain, printing
 from komo_envs.tools.errors import printable
 from komo_envs.tools.files import write_text
 from komo_envs.tools.workers import Inline, Limits, Pool, WorkerError, Workers
 from komo_envs.worlds import WorldName
+from policies.load import REMOTE, learned_env, split_spec
 from policies.sb3 import SB3Options
 
 if TYPE_CHECKING:
@@ -58,7 +61,8 @@ class Arguments:
     """expert, random, zero; the folder of a checkpoint, or its .onnx file; file.py:Class; a .zip of
     Stable-Baselines3; tcp://HOST:PORT of a policy in another process."""
     env: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
-    """Ids of the environments, or module:Id; those of the suite if none is given."""
+    """Ids of the environments, or module:Id. If none is given: what the policy says it learned,
+    else those of the suite."""
     episodes: int | None = None
     """Episodes of each environment, on the first seeds: 500, or as many as --seeds has."""
     seeds: str | None = None
@@ -100,7 +104,9 @@ def main() -> None:
     """The command."""
     arguments = parse(Arguments, MODULE, repeatable=("--env",))
     try:
-        log, cluster = prepare(arguments)
+        # A real robot's operator is asked meanwhile.
+        with waiting("loading") if arguments.world != "real" else contextlib.nullcontext():
+            log, cluster = prepare(arguments)
     except (ValueError, OSError, ImportError) as error:
         fail(MODULE, error)
     except RuntimeError as error:  # an environment could not be made
@@ -108,8 +114,8 @@ def main() -> None:
     except KeyboardInterrupt:
         fail(MODULE, "interrupted", code=130)
     file, page = log.folder / RESULT, log.folder / REPORT
-    finished = file.exists() and (page.exists() or not arguments.report)
     try:
+        finished = is_finished(log, arguments.report)
         make_player = partial(
             Player,
             arguments.policy,
@@ -122,7 +128,7 @@ def main() -> None:
     except KeyboardInterrupt:
         fail(MODULE, f"interrupted; {_rest(log)}", code=130)
     except (WorkerError, OSError, ValueError) as error:
-        fail(MODULE, f"stopped: {error}; {_rest(log)}", code=1)
+        fail(MODULE, f"stopped: {plain(error)}; {_rest(log)}", code=1)
     with printing(MODULE, f"{file} is complete"):
         if finished:
             print(f"{file} is already there, with the same configuration: nothing to do.")
@@ -130,6 +136,8 @@ def main() -> None:
         print(f"Result: {file}")
         if page.exists():
             print(f"Report: {page}")
+        if (videos := log.folder / VIDEOS).is_dir():
+            print(f"Videos: {videos}")
         print(summary(result))
 
 
@@ -156,7 +164,10 @@ def prepare(arguments: Arguments, module: str = MODULE) -> tuple[EpisodeLog, Clu
         ImportError: Something is not installed.
         RuntimeError: An environment cannot be made.
     """
-    envs = choose_envs(arguments.env)
+    given = arguments.env
+    if not given and (learned := learned_env(arguments.policy, arguments.trust_code)):
+        given = ((learned,),)
+    envs = choose_envs(given)
     seeds = choose_seeds(arguments.seeds, arguments.episodes)
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"--workers {arguments.workers}: expected 1 or more")
@@ -209,8 +220,27 @@ def prepare(arguments: Arguments, module: str = MODULE) -> tuple[EpisodeLog, Clu
         memory_gib=None if arguments.world == "real" else arguments.memory_gib,
     )
     # With microseconds, for several runs may begin in the same second.
-    folder = arguments.out or Path("runs") / f"{Path(arguments.policy).name}-{now:%Y%m%d-%H%M%S-%f}"
+    label = folder_name(arguments.policy, setup.policy.name)
+    folder = arguments.out or Path("runs") / f"{label}-{now:%Y%m%d-%H%M%S-%f}"
     return EpisodeLog(folder, setup), cluster
+
+
+def folder_name(spec: str, name: str) -> str:
+    """What the folder of a run is called after its policy.
+
+    Args:
+        spec: What ``--policy`` named.
+        name: What the policy calls itself, which is all that is known of one behind an address.
+    """
+    if not spec.startswith(REMOTE):
+        path, class_name = split_spec(spec)
+        path = path.absolute()
+        if path.name == "policy.zip":  # as every training calls it
+            path = path.parent
+        name = class_name or path.name.removesuffix(".zip").removesuffix(".onnx")
+        if re.fullmatch(r"seed\d+", name):  # of a training that has several
+            name = f"{path.parent.name}-{name}"
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "policy"
 
 
 def world_options(arguments: Arguments, folder: Path) -> dict[str, Any]:
@@ -249,6 +279,24 @@ def _command(module: str) -> str:
     return printable(shlex.join(words))
 
 
+def is_finished(log: EpisodeLog, with_report: bool) -> bool:
+    """Whether nothing is left to do of a run.
+
+    Raises:
+        OSError: The result cannot be read.
+        ValueError: It is none.
+    """
+    whole = len(log.entries) == len(log.setup.envs) * len(log.setup.seed_range())
+    page = log.folder / REPORT
+    return whole and _is_scored(log) and (page.exists() or not with_report)
+
+
+def _is_scored(log: EpisodeLog) -> bool:
+    """Whether the result is there, and is of all seeds: the run may have been given more."""
+    file = log.folder / RESULT
+    return file.exists() and load_result(file).seeds == log.setup.seeds
+
+
 def run(
     log: EpisodeLog,
     make_player: Callable[[Path], Player],
@@ -277,7 +325,7 @@ def run(
         for number, seed in enumerate(log.setup.seed_range())
         if (env_id, seed) not in log.entries
     ]
-    if not missing and file.exists() and (page.exists() or not with_report):
+    if is_finished(log, with_report):
         return load_result(file)
     videos, limits = log.folder / VIDEOS, log.setup.limits()
     pool: Pool[Episode]
@@ -294,25 +342,33 @@ def run(
         nodes, workers = len(set(places)), len(places)
         pool = cluster.workers(places[: max(len(missing), 1)], make_player, videos, limits)
     with pool:
-        if missing or not file.exists():
-            play(log, missing, pool)
+        if missing or not _is_scored(log):
+            play(log, missing, pool, workers)
+            page.unlink(missing_ok=True)  # of fewer episodes
             save_result(collect(log, workers, nodes), file)
         result = load_result(file)
         if not with_report:
             return result
         if log.setup.world == "sim":  # nothing else would come out the same again
             film(result, log.folder, pool)
-    # Here, for every worker imports what this module does, and draws nothing.
-    from benchmark.report import report
+    with waiting("writing the report"):
+        # Here, for every worker imports what this module does, and draws nothing.
+        from benchmark.report import report
 
-    write_text(page, report(result, log.folder))
+        write_text(page, report(result, log.folder))
     return result
 
 
-def play(log: EpisodeLog, missing: Sequence[Job], pool: Pool[Episode]) -> None:
+def play(log: EpisodeLog, missing: Sequence[Job], pool: Pool[Episode], workers: int) -> None:
     """Play the episodes that are not in ``log`` yet.
 
     Environments are played one after the other, so that each one's wall time is its own.
+
+    Args:
+        log: Of the run.
+        missing: Its other episodes.
+        pool: Plays them.
+        workers: How many play.
 
     Raises:
         WorkerError: The run cannot go on.
@@ -322,7 +378,7 @@ def play(log: EpisodeLog, missing: Sequence[Job], pool: Pool[Episode]) -> None:
     tell(setup.policy, setup.env_options)
     total = dict.fromkeys(setup.envs, len(setup.seed_range()))
     done = [entry.episode for entry in log.entries.values()]
-    with progress(total, done, alone=setup.world != "real") as display:
+    with progress(total, done, alone=setup.world != "real", workers=workers) as display:
         for env_id in setup.envs:
             before = log.elapsed(env_id)
             started = time.monotonic()

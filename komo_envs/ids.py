@@ -10,6 +10,7 @@ from gymnasium.envs.registration import EnvSpec
 
 import komo_envs  # noqa: F401 - registers the ids
 from komo_envs.tools.process import ForeignError, foreign_code
+from komo_envs.tools.words import near
 
 ENTRY_POINT = "komo_envs.env:KomoEnv"
 """What the ids of every task are registered with."""
@@ -33,12 +34,13 @@ def find_spec(env_id: str) -> EnvSpec:
         except ForeignError as error:
             raise ValueError(f"{env_id}: module {module!r} cannot be imported: {error}") from error
     if name not in gym.registry:
-        there = f"there are {', '.join(komo_ids())}"
+        known = komo_ids()
+        there = f"there are {', '.join(known)}{near(name, known)}"
         if colon:
             raise ValueError(f"{env_id}: module {module!r} registers no {name!r}; {there}")
         raise ValueError(
-            f"{env_id}: no such environment; {there}; "
-            "one that another module registers is named module:Id"
+            f"{env_id}: no such environment; one that another module registers is named "
+            f"module:Id; {there}"
         )
     return gym.registry[name]
 

@@ -231,6 +231,10 @@ def check_device(device: str) -> None:
         ValueError: PyTorch has no such device here.
     """
     try:
+        torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"--device {device}: expected cpu, cuda or cuda:N") from None
+    try:
         torch.zeros(1, device=device).cpu()  # there are devices without memory
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
@@ -294,7 +298,8 @@ def load_student(folder: Path, env_id: str, device: str = "cpu") -> StudentPolic
                 f"policy {folder}: learned {layout.env_id}, and cannot act in {env_id}, "
                 "which is another task, or has another state"
             )
-        policy = StudentPolicy.of_env(student, env, card.name)
+        name = card.name if folder.is_dir() else f"{card.name}, ONNX"  # other last digits
+        policy = StudentPolicy.of_env(student, env, name)
     finally:
         env.close()
     if card.origin.shadows and not policy.privileged:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from experts.demos import DemoFile
 from komo_envs.tools import provenance
+from policies.load import TRAINING
 
 AlgorithmName = Literal["sac", "tqc", "ppo"]
 RewardMode = Literal["sparse", "dense"]
@@ -82,7 +83,7 @@ class Job(NamedTuple):
     @property
     def outcome(self) -> Path:
         """What is said of the policy, which is written last."""
-        return self.folder / "training.json"
+        return self.folder / TRAINING
 
     @property
     def state(self) -> Path:

@@ -27,6 +27,7 @@ from benchmark import rollout
 from benchmark.episode_log import EpisodeLog
 from benchmark.result import Setup
 from benchmark.rollout import Player, steps_of_episode
+from benchmark.run import folder_name
 from experts import make_expert
 from komo_envs.suite import ENVS, TEST
 from komo_envs.tools.records import parse_json
@@ -177,7 +178,7 @@ def test_a_run_does_not_go_on_with_another_setup(name, undisturbed, tmp_path):
         "suite": "0.0",
         "policy": replace(setup.policy, sha256=64 * "0"),
         "envs": (ENV, "KomoPushPixels-v0"),
-        "seeds": (TEST.start, TEST.start + EPISODES + 1),
+        "seeds": (TEST.start, TEST.start + EPISODES - 1),
         "videos": 2,
         "versions": setup.versions | {"benchmark_sources": 64 * "0"},
         "machine": setup.machine | {"cpu": "another"},
@@ -291,7 +292,43 @@ def test_a_terminal_sees_a_bar_with_the_success_rate(tmp_path):
     os.close(ours)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode())
     assert code == 0, shown
+    assert re.search(rf"{ENV} .* 0/2 starting 1 worker ", shown), shown
     assert re.search(rf"{ENV} .*━ 2/2 0\.0% success", shown), shown
+
+
+def test_a_finished_run_goes_on_to_more_episodes(undisturbed, tmp_path):
+    for name in ("episodes.jsonl", "result.json"):
+        shutil.copy(undisturbed / name, tmp_path)
+    (tmp_path / "report.html").write_text("of fewer episodes")
+    more = (*EXPERT[:-1], EPISODES + 1, "--videos", 1, "--workers", 1, "--out", tmp_path)
+    done = run(*more)
+    assert done.returncode == 0, done.stderr
+    result, before = read(tmp_path), read(undisturbed)
+    assert result["seeds"] == [TEST.start, TEST.start + EPISODES + 1]
+    assert result["episodes"][:-1] == before["episodes"]
+    assert log_lines(tmp_path)[1:-1] == log_lines(undisturbed)[1:]
+    assert not (tmp_path / "report.html").exists()
+    assert "nothing to do" in run(*more).stdout
+    fewer = run(*EXPERT, "--videos", 1, "--out", tmp_path)
+    assert fewer.returncode == 2
+    assert "holds a run with other seeds" in fewer.stderr
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("expert", "expert"),
+        ("policies/pretrained/push", "push"),
+        ("students/push/seed0", "push-seed0"),
+        ("rl/push/seed1/policy.zip", "push-seed1"),
+        ("push.zip", "push"),
+        ("student.onnx", "student"),
+        ("docs/my_policy.py:MyPolicy", "MyPolicy"),
+        ("tcp://127.0.0.1:5555", "my-policy-1"),
+    ],
+)
+def test_the_folder_of_a_run_is_called_after_its_policy(spec, name):
+    assert folder_name(spec, "my policy/1") == name
 
 
 def test_a_finished_run_is_not_played_again_nor_overwritten(undisturbed):
@@ -338,7 +375,20 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
         (("--policy", "zero", "--episodes", "many"), "run: --episodes: expected int, got 'many'"),
         (("--policy", ""), "run: --policy: expected a value, got ''"),
         (("--policy", "zero", "--out="), "run: --out: expected a value, got ''"),
-        (("--policy", "policies/pretrained/push", "--device", "abacus"), "--device abacus: "),
+        (
+            ("--policy", "policies/pretrained/push", "--device", "gpu"),
+            "--device gpu: expected cpu, cuda or cuda:N$",
+        ),
+        (("--policy", "push"), "did you mean policies/pretrained/push[?]"),
+        (
+            ("--policy", "policies/pretrained/shlef"),
+            "there are push, .*, shelf-hard; did you mean shelf[?]",
+        ),
+        (("--policy", "zero", "--env", "komopush-v0"), "did you mean KomoPush-v0[?]"),
+        (
+            ("--policy", "zero", "--world", "botop", "--lab", "no.json"),
+            "run: no.json: No such",
+        ),
         (("--policy", "expert", "--device", "cuda"), "--device cuda: expected cpu with 'expert'"),
         (("--policy", "zero", "--seeds=1:2", "--seeds", "1:3"), "--seeds: given 2 times"),
         (("--policy", "zero", "--env", "--episodes", "1"), "--env: expected one id or more"),
@@ -371,6 +421,21 @@ def test_a_wrong_command_is_refused_in_one_line(arguments, reason, tmp_path, com
     assert done.stderr.count("\n") == 1
     assert re.search(reason, done.stderr), done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_help_is_for_readers(command):
+    for module in ("benchmark.run", "benchmark.compare", "benchmark.learning_curve"):
+        done = command(module, "--help")
+        assert done.returncode == 0
+        assert f"Example: python -m {module} " in done.stdout
+        assert "{None}" not in done.stdout
+        assert "[[" not in done.stdout
+    ours, theirs = os.pipe()
+    os.close(ours)  # a reader that has gone
+    words = [sys.executable, "-m", "benchmark.compare", "--help"]
+    done = subprocess.run(words, stdout=theirs, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_an_error_is_plain_in_any_locale(tmp_path):

@@ -33,7 +33,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("student")
     done = run_module("run", *STUDENT, "--workers", 2, "--out", folder)
     assert done.returncode == 0, done.stderr
-    assert f"Report: {folder / 'report.html'}" in done.stdout
+    assert f"Report: {folder / 'report.html'}\nVideos: {folder / 'videos'}\n" in done.stdout
+    filming = [line for line in done.stderr.splitlines() if line.startswith("filming")]
+    assert filming == [f"filming for the report: {done} of 3" for done in range(4)]
     return folder
 
 
