@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import pydantic.dataclasses
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from benchmark.result import Commit, Count, Result, Sha256, Versions, load_result
 from komo_envs.suite import ENVS, PAPER_ENVS, SUITE, TEST
@@ -26,7 +27,24 @@ RESULT, ENTRY, VERIFICATION = "result.json", "entry.json", "verification.json"
 
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 Words = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^\S[^\r\n]*$")]
-Link = Annotated[str, Field(max_length=500, pattern=r"^https://[^\s()<>|\\`\[\]\"]+$")]
+
+
+def _check_link(text: str) -> str:
+    """Refuse what leads nowhere, and what would be more than a link in a table of Markdown."""
+    host = r"https://([A-Za-z0-9-]+\.)+[A-Za-z][A-Za-z0-9-]+(:\d+)?"
+    if not re.fullmatch(rf'{host}(/[^\s()<>|\\`\[\]"]*)?', text):
+        raise ValueError("expected a link: https://, the name of a host, a path")
+    return text
+
+
+def _check_commit(text: str) -> str:
+    if not re.search("[0-9a-f]{7}", text):
+        raise ValueError("expected a link with the hash of the commit that was scored in it")
+    return text
+
+
+Link = Annotated[str, Field(max_length=500), AfterValidator(_check_link)]
+CodeLink = Annotated[Link, AfterValidator(_check_commit)]
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=_CONFIG)
@@ -39,7 +57,7 @@ class Entry:
     authors: Annotated[tuple[Words, ...], Field(min_length=1, max_length=50)]
     links: Annotated[tuple[Link, ...], Field(max_length=10)]
     """A paper, a page."""
-    code: Link | None
+    code: CodeLink | None
     """Where the method's code is, at the commit that was scored; None if it is this project's."""
     data: Words
     """What it learned from; "none" if it did not learn."""

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from tyro.conf import Positional
 
@@ -20,8 +21,8 @@ MODULE = "benchmark.learning_curve"
 class Arguments:
     """Draw how success grows with demonstrations, from results of students.
 
-    Results of the same environment, and of students of one name but for the seed, are points of one
-    line, with their 95 % intervals.
+    Results of the same environment, and of students of one name but for the seed, belong to one
+    line. Each is a dot with its 95 % interval; the line goes through the means over the seeds.
     """
 
     results: Positional[tuple[Path, ...]]
@@ -43,7 +44,7 @@ def main() -> None:
         fail(MODULE, error)
     with printing(MODULE, f"{arguments.out} is drawn"):
         for name, points in lines.items():
-            print(name, *(f"{count}: {rate:.1%}" for count, rate, _, _ in points), sep="  ")
+            print(name, *means_in_words(points), sep="  ")
 
 
 Point = tuple[int, float, float, float]
@@ -69,6 +70,22 @@ def lines_of(results: list[Result]) -> dict[str, list[Point]]:
     return {name: sorted(points) for name, points in lines.items()}
 
 
+def means(points: list[Point]) -> dict[int, list[float]]:
+    """The success rates of each number of demonstrations: one for each seed of the training."""
+    rates: dict[int, list[float]] = defaultdict(list)
+    for count, rate, _, _ in points:
+        rates[count].append(rate)
+    return rates
+
+
+def means_in_words(points: list[Point]) -> list[str]:
+    """The mean success of each number of demonstrations, and of how many seeds it is."""
+    return [
+        f"{count}: {np.mean(rates):.1%}" + (f" ({len(rates)} seeds)" if len(rates) > 1 else "")
+        for count, rates in means(points).items()
+    ]
+
+
 def draw(lines: dict[str, list[Point]], out: Path) -> None:
     """Write the picture.
 
@@ -78,11 +95,14 @@ def draw(lines: dict[str, list[Point]], out: Path) -> None:
     figure = Figure(figsize=(6.0, 4.0), layout="constrained")
     axes = figure.subplots()
     for name, points in lines.items():
-        counts, rates, lows, highs = ([*column] for column in zip(*points, strict=True))
-        [line] = axes.plot(counts, [100 * rate for rate in rates], marker="o", label=name)
-        ends = ([100 * low for low in lows], [100 * high for high in highs])
-        axes.fill_between(counts, *ends, alpha=0.15, color=line.get_color())
-    axes.set(xscale="log", xlabel="demonstrations", ylabel="success, %, and 95 % interval")
+        rates = means(points)
+        [line] = axes.plot([*rates], [100 * np.mean(each) for each in rates.values()], label=name)
+        for count, rate, low, high in points:
+            ends = [[100 * (rate - low)], [100 * (high - rate)]]
+            axes.errorbar(
+                [count], [100 * rate], ends, fmt="o", capsize=3, color=line.get_color(), alpha=0.7
+            )
+    axes.set(xscale="log", xlabel="demonstrations", ylabel="success, %, and 95 % intervals")
     ticks = sorted({count for points in lines.values() for count, *_ in points})
     axes.set_xticks(ticks, map(str, ticks))
     axes.minorticks_off()

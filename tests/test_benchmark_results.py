@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import run_module
 
+from benchmark.learning_curve import lines_of, means_in_words
 from benchmark.protocol import choose_seeds, split_of
 from benchmark.result import Episode, load_result, save_result, score
 from komo_envs.suite import ENVS, TEST, TRAIN, VALIDATION
@@ -238,6 +239,11 @@ def test_a_learning_curve_is_drawn_of_students_alone(tmp_path):
     assert done.returncode == 0, done.stderr
     line = r"KomoPush-v0: resnet18 rgb, transformer, light  100: 55\.4%.*  1500: 99\.8%\n"
     assert re.search(line, done.stdout)
+    # Three seeds are one point, their mean; each is a dot.
+    seeds = [load_result(file) for file in results.glob("KomoPush-v0-rgb-*-1300-?/result.json")]
+    [(_, points)] = lines_of(seeds).items()
+    assert [count for count, *_ in points] == [1300] * 3
+    assert means_in_words(points) == ["1300: 98.9% (3 seeds)"]
     assert out.read_bytes().startswith(b"\x89PNG")
     refused = run_module(
         "learning_curve", results / "expert" / "result.json", "--out", tmp_path / "no.png"

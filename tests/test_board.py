@@ -120,6 +120,11 @@ BAD = {
     "a name that leads elsewhere": (("--name", "../evil"), "--name ../evil: expected letters"),
     "a link that forges cells": (("--links", "https://x|us|no|100.0%"), "entry: links.0: "),
     "a link that is none": (("--links", "javascript:alert(1)"), "entry: links.0: "),
+    "a link of the docs": (("--links", "https://..."), "expected a link: https://, the name of a"),
+    "code at no commit": (
+        ("--code", "https://example.org/code/tree/COMMIT"),
+        "entry: code: expected a link with the hash of the commit",
+    ),
     "an author of two lines": (("--authors", "a\nb"), "entry: authors.0: "),
     "no authors": (("--authors", ""), "authors"),
 }
@@ -266,7 +271,7 @@ def test_the_leaderboard_refuses_what_cannot_be_compared(result_file, tmp_path):
     save_result(result, file)
     refused = run_module("leaderboard", "--results", results, "--out", tmp_path)
     assert refused.returncode == 2
-    assert refused.stderr.endswith(f"Is a directory: '{tmp_path}'\n")
+    assert refused.stderr == f"benchmark.leaderboard: {tmp_path}: Is a directory\n"
 
 
 def test_the_leaderboard_works_in_the_current_folder(tmp_path):

@@ -22,4 +22,5 @@ def parse_json(record: type[Record], text: str | bytes, source: str) -> Record:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "file"
         got = f", got {first['input']!r:.80}" if first["type"] != "missing" else ""
-        raise ValueError(f"{source}: {where}: {first['msg']}{got}") from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{source}: {where}: {said}{got}") from None
