@@ -87,7 +87,7 @@ class EpisodeLog:
             entry = parse_json(Entry, line, f"{path}, line {number}")
             self.entries[entry.episode.env, entry.episode.seed] = entry
         if self.setup.seeds != there:
-            self._rewrite([json.dumps(asdict(self.setup)).encode() + b"\n", *whole[1:]])
+            self._rewrite([_line_of(self.setup), *whole[1:]])
 
     def _check_same(self, folder: Path, setup: Setup) -> None:
         there, now = asdict(self.setup), asdict(setup)
@@ -128,7 +128,7 @@ class EpisodeLog:
         self._replaced = self._file  # stays locked, for who has opened it but not yet locked it
         with replacing(Path(self._file.name)) as scratch:
             self._file = scratch.open("a+b")
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            lock(self._file)
             self._file.write(b"".join(lines))
             self._file.flush()
 

@@ -240,9 +240,13 @@ def load_result(path: Path) -> Result:
     """Read a result, and check that it is whole and that its scores follow from its episodes.
 
     Raises:
-        ValueError: It is not; the message names the file, the field and what was expected.
+        ValueError: It is not, or is not there; the message names the file, the field and what was
+            expected.
         OSError: It cannot be read.
     """
+    if not path.is_file():
+        is_what = "is a folder" if path.is_dir() else "there is no such file"
+        raise ValueError(f"{path}: {is_what}; expected a result file, as benchmark.run writes it")
     result = parse_json(Result, path.read_bytes(), str(path))
     first, end = result.seeds
     there = [(episode.env, episode.seed) for episode in result.episodes]

@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmark.display import episodes_each
 from benchmark.identify import identify, tell
 from benchmark.protocol import choose_envs, choose_seeds
 from benchmark.rollout import Player
 from komo_envs.randomize import ALL, LIMITS, NAMED
 from komo_envs.tools import provenance
-from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.cli import fail, parse, plain, printing
 from komo_envs.tools.files import check_writable, write_text
 from komo_envs.tools.stats import newcombe_paired, wilson
 from komo_envs.tools.workers import Limits, WorkerError, Workers
@@ -132,9 +133,9 @@ def main() -> None:
     except KeyboardInterrupt:
         fail(MODULE, "interrupted", code=130)
     except (WorkerError, OSError) as error:
-        fail(MODULE, f"stopped: {error}", code=1)
+        fail(MODULE, f"stopped: {plain(error)}", code=1)
     with printing(MODULE, "everything is scored"):
-        show(scores, f"{policy.name} in {env_id}, {len(seeds)} episodes each")
+        show(scores, f"{policy.name} in {env_id}, {episodes_each(len(seeds))}")
 
 
 def measure(arguments: Arguments, env_id: str, seeds: range) -> dict[str, Score]:
@@ -178,7 +179,8 @@ def _score(name: str, plain: list[bool], varied: list[bool]) -> Score:
 
 def show(scores: dict[str, Score], title: str) -> None:
     """Print a line for each variation."""
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    print(title)  # one of the table would be wrapped to its width
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for heading in ("what varies", "up to", "success, 95 % interval", "points, 95 % interval"):
         table.add_column(heading)
     for name, score in scores.items():

@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmark.display import episodes_each
 from benchmark.protocol import SOURCES, choose_envs
 from benchmark.rollout import steps_of_episode
 from experts import make_expert
 from komo_envs.suite import VALIDATION
 from komo_envs.tools import provenance
-from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.cli import fail, parse, plain, printing
 from komo_envs.tools.files import check_writable, write_text
 from policies.acting import load_student
 from policies.checkpoint import read_card
@@ -143,7 +144,7 @@ def main() -> None:
     except KeyboardInterrupt:
         fail(MODULE, "interrupted", code=130)
     except OSError as error:
-        fail(MODULE, f"stopped: {error}", code=1)
+        fail(MODULE, f"stopped: {plain(error)}", code=1)
 
 
 def measure(arguments: Arguments, envs: tuple[str, ...], students: dict[Path, str]) -> None:
@@ -332,7 +333,7 @@ def show(speeds: Speeds, episodes: int) -> None:
     steps = _table("Steps, one process, medians")
     for heading in ("observation", "steps/s", "step ms", "physics ms", "render ms", "own ms"):
         steps.add_column(heading, justify="left" if heading == "observation" else "right")
-    experts = _table(f"Experts, {episodes} episodes each")
+    experts = _table(f"Experts, {episodes_each(episodes)}")
     for heading in ("first plan ms", "95 %", "planning ms", "plans", "episodes/min"):
         experts.add_column(heading, justify="right")
     for env_id, speed in speeds.items():
@@ -349,7 +350,7 @@ def show(speeds: Speeds, episodes: int) -> None:
         for mode, numbers in speed["vectors"].items():
             for number, kinds in numbers.items():
                 vectors.add_row(env_id, mode, number, *(f"{rate:.0f}" for rate in kinds.values()))
-    students = _table(f"Students, {episodes} episodes each")
+    students = _table(f"Students, {episodes_each(episodes)}")
     of_batch = f"ms, {BATCH} at once"
     for heading in ("student", "chunk ms", "95 %", of_batch, "predicting", "episodes/min"):
         students.add_column(heading, justify="left" if heading == "student" else "right")

@@ -20,7 +20,7 @@ from benchmark.protocol import SOURCES
 from benchmark.result import Commit, Episode, Result
 from benchmark.rollout import Job, Player, lost
 from komo_envs.tools import provenance
-from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.cli import fail, parse, plain, printing
 from komo_envs.tools.files import check_writable
 from komo_envs.tools.workers import WorkerError, Workers
 from policies.sb3 import SB3Options, options_of
@@ -119,7 +119,7 @@ def main() -> None:
     except KeyboardInterrupt:
         fail(MODULE, "interrupted; nothing is verified", code=130)
     except (WorkerError, OSError) as error:
-        fail(MODULE, f"stopped: {error}; nothing is verified", code=1)
+        fail(MODULE, f"stopped: {plain(error)}; nothing is verified", code=1)
     with printing(MODULE, f"{file} is written" if kept else "played again"):
         show(outcomes, record)
         if kept:
@@ -263,12 +263,19 @@ def show(outcomes: Sequence[Outcome], record: Verification) -> None:
         print(
             f"{lost} succeed in the result alone, {len(record.different) - lost} here alone "
             f"(p = {record.p:.2g}, exact sign test): "
-            + ("so chance would have it." if record.passed else "the result is not confirmed.")
+            + (
+                "the difference is within chance, and the result is confirmed."
+                if record.passed
+                else "the result is not confirmed."
+            )
         )
     elif alike == len(outcomes):
         # Had a share q been other, none would have been found with (1 - q)^n; that is 5 % at:
         most = 1 - 0.05 ** (1 / len(outcomes))
-        print(f"So with 95 % confidence less than {most:.1%} of the result's episodes are other.")
+        print(
+            f"With 95 % confidence, fewer than {most:.1%} of all its episodes would come out "
+            "differently."
+        )
 
 
 def _said(episode: Episode) -> str:

@@ -32,7 +32,7 @@ TEXT = """\
 # {name}
 
 {count} demonstrations of `{env_id}` (suite {suite}), {successes} of which end in success: {rate}.
-The others are here too; `mask/successful` names those that succeed.
+{others}
 
 ![{shown} demonstrations, from their beginning to their end]({stem}.png)
 
@@ -147,6 +147,9 @@ def _text(file: DemoFile) -> str:
         suite=file.suite,
         successes=sum(counts.successes),
         rate=f"{_rate(counts.successes)}, a 95 % Wilson interval",
+        others="The others are here too; `mask/successful` names those that succeed."
+        if failed
+        else "All are in `mask/successful`.",
         shown=min(len(file), SHEET[0]),
         filmed=min(len(file), FILM[0] * FILM[1]),
         command=command(file),
@@ -195,13 +198,15 @@ def _disturbance(file: DemoFile) -> str:
 def command(file: DemoFile) -> str:
     """The command line that collects the same demonstrations."""
     recipe = file.recipe
+    # What is above the file may name a user or a host.
+    out = file.path.name if file.path.is_absolute() else str(file.path)
     first, end = recipe["seeds"]
     lab = ["--lab", recipe["lab"]] if recipe["lab"] else []
     if recipe["student"] is not None:
         words = ["python", "-m", "policies.collect", "--policy", "STUDENT"]
-        words += ["--out", file.path.name, "--episodes", str(end - first)]
+        words += ["--out", out, "--episodes", str(end - first)]
         return shlex.join([*words, "--first-seed", str(first), *lab])
-    words = ["python", "-m", "experts.collect", "--env", recipe["env"], "--out", file.path.name]
+    words = ["python", "-m", "experts.collect", "--env", recipe["env"], "--out", out]
     words += ["--episodes", str(end - first)]
     if first:
         words += ["--first-seed", str(first)]

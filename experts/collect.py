@@ -25,7 +25,7 @@ from komo_envs.ids import find_spec
 from komo_envs.lab import Lab
 from komo_envs.suite import TRAIN
 from komo_envs.tools import provenance
-from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.cli import fail, parse, plain, printing
 from komo_envs.tools.files import lock, replacing, write_text
 from komo_envs.tools.workers import Inline, Pool, WorkerError, Workers
 
@@ -71,7 +71,7 @@ def main() -> None:
     except RuntimeError as error:  # the environment could not be made
         fail(MODULE, f"{type(error).__name__}: {error}", code=1)
     except OSError as error:
-        fail(MODULE, f"stopped: {error}", code=1)
+        fail(MODULE, f"stopped: {plain(error)}", code=1)
     # The laboratory is read once: its file may change, or be another on another machine.
     make_player = partial(PartRecorder, partial(Recorder, recipe, lab), recipe.control_mode)
     # What plays in real time needs a core for itself.
@@ -112,7 +112,7 @@ def produce(
     except KeyboardInterrupt:
         fail(module, f"interrupted; {parts}", code=130)
     except (WorkerError, OSError, RuntimeError) as error:
-        fail(module, f"stopped: {error}; {parts}", code=1)
+        fail(module, f"stopped: {plain(error)}; {parts}", code=1)
     with printing(module, f"{parts.out} is complete"):
         print(text)
 

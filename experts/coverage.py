@@ -18,7 +18,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from experts.demos import Demo, DemoFile
-from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.cli import fail, parse, plain, printing
 from komo_envs.tools.files import check_writable, replacing
 from komo_envs.tools.stats import wilson
 
@@ -92,7 +92,7 @@ def main() -> None:
     except KeyboardInterrupt:
         fail(MODULE, "interrupted", code=130)
     except OSError as error:
-        fail(MODULE, f"stopped: {error}", code=1)
+        fail(MODULE, f"stopped: {plain(error)}", code=1)
     with printing(MODULE, f"{arguments.out} is drawn"):
         show(coverages)
 
@@ -190,7 +190,7 @@ def draw(coverages: list[Coverage], out: Path) -> None:
 def _words(coverage: Coverage) -> str:
     return (
         f"{coverage.successes} of {coverage.episodes} succeed,\n{coverage.cells} cells, "
-        f"{coverage.styles} styles"
+        f"{coverage.styles} style{'s' * (coverage.styles != 1)}"
     )
 
 

@@ -27,7 +27,7 @@ from experts.demos import HEAD, Demo, DemoFile, demo_bytes, flatten, unpack_stat
 from komo_envs.env import KomoEnv
 from komo_envs.lab import load_lab
 from komo_envs.scene import Array, Body
-from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.cli import fail, parse, plain, printing
 from komo_envs.tools.files import check_writable, replacing
 from komo_envs.worlds import WorldState
 
@@ -74,7 +74,7 @@ def main() -> None:
     except KeyboardInterrupt:
         fail(MODULE, "interrupted; nothing is written", code=130)
     except (OSError, RuntimeError) as error:
-        fail(MODULE, f"stopped: {error}; nothing is written", code=1)
+        fail(MODULE, f"stopped: {plain(error)}; nothing is written", code=1)
     with printing(MODULE, f"{arguments.out} is complete"):
         if arguments.out.suffix == ".h5":
             with DemoFile(arguments.out) as file:

@@ -21,7 +21,7 @@ from experts.demos import Arrays, Demo, DemoFile, flatten, pack_state
 from experts.recorder import SOURCES
 from komo_envs.control import CONTROL_MODES
 from komo_envs.tools import provenance
-from komo_envs.tools.cli import fail, parse, printing
+from komo_envs.tools.cli import fail, parse, plain, printing
 from komo_envs.tools.stats import wilson
 from komo_envs.tools.workers import WorkerError, Workers
 
@@ -88,7 +88,7 @@ def main() -> None:
     except KeyboardInterrupt:
         fail(MODULE, "interrupted", code=130)
     except (WorkerError, OSError) as error:
-        fail(MODULE, f"stopped: {error}", code=1)
+        fail(MODULE, f"stopped: {plain(error)}", code=1)
     with printing(MODULE, "everything is compared"):
         good = show(comparisons, mode)
         if not good and others:

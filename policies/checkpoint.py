@@ -114,6 +114,8 @@ def read_card(folder: Path) -> Card:
         OSError: It cannot be read.
     """
     file = folder / CARD
+    if not folder.exists():
+        raise ValueError(f"{folder}: is not there; expected the folder of a checkpoint")
     if not file.is_file():
         raise ValueError(f"{folder}: is no checkpoint: it has no {CARD}")
     if file.stat().st_size > MOST_BYTES:

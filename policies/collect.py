@@ -18,7 +18,7 @@ from komo_envs.env import KomoEnv
 from komo_envs.ids import check_module
 from komo_envs.lab import Lab
 from komo_envs.suite import TRAIN
-from komo_envs.tools.cli import fail, parse
+from komo_envs.tools.cli import fail, parse, plain
 from policies.acting import load_student
 from policies.base import Observation
 from policies.checkpoint import Card, read_card
@@ -86,7 +86,7 @@ def main() -> None:
     except ValueError as error:
         fail(MODULE, error)
     except OSError as error:
-        fail(MODULE, f"stopped: {error}", code=1)
+        fail(MODULE, f"stopped: {plain(error)}", code=1)
     make_recorder = partial(HandoverRecorder, recipe, arguments.policy, lab)
     make_player = partial(PartRecorder, make_recorder, recipe.control_mode)
     produce(MODULE, parts, seeds, head, make_player, arguments.workers)

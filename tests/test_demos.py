@@ -23,6 +23,7 @@ from common import remount, small_disk, wait_for, workers_of
 from conftest import PROJECT, Command
 
 from experts import make_expert
+from experts.card import command as command_of
 from experts.demos import VERSION, DemoFile, flatten, unpack_state
 from experts.recorder import Recipe, Recorder
 from experts.route import LEFT, RIGHT
@@ -295,11 +296,19 @@ def test_a_file_that_another_process_writes_is_said_to_be_that(push: Path, tmp_p
         assert len(opened) == 8
 
 
-def test_a_card_and_pictures_lie_beside_it(push: Path, shelf: Path) -> None:
+def test_a_card_and_pictures_lie_beside_it(
+    push: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     card = push.with_suffix(".md").read_text()
     assert "8 demonstrations of `KomoPush-v0` (suite " in card
     assert "8 of which end in success: 100.0% [67.6, 100.0]" in card
+    assert "All are in `mask/successful`." in card
     assert "--episodes 8 --control-mode ee --image-size 16 --cameras front`" in card
+    assert f"--out {push.name} " in card, "no names of users or hosts"
+    monkeypatch.chdir(push.parent.parent)
+    near = Path(push.parent.name, push.name)
+    with DemoFile(near) as file:
+        assert f"--out {near} " in command_of(file)
     assert imageio.imread(push.with_suffix(".png")).shape == (6 * 16, 8 * 16, 3)
     assert imageio.imread(push.with_suffix(".mp4")).shape[1:] == (2 * 2 * 16, 4 * 2 * 16, 3)
     card = shelf.with_suffix(".md").read_text()

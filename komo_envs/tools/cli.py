@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import inspect
 import io
 import os
@@ -12,7 +11,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import dropwhile, takewhile
 from types import UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
@@ -53,7 +52,7 @@ def parse(arguments: type[Arguments], module: str, repeatable: tuple[str, ...] =
     try:
         with contextlib.redirect_stderr(said):
             filled = tyro.cli(_with_help(arguments), prog=f"python -m {module}")
-            return arguments(**vars(filled))
+            return _filled(arguments, filled)
     except (SystemExit, OSError) as end:
         if isinstance(end, OSError) or not end.code:
             with printing(module, "the help is made"):
@@ -66,19 +65,32 @@ def _with_help(arguments: type[Any]) -> type[Any]:
     told = docstring_parser.parse_from_object(arguments)
     helps = {part.arg_name: " ".join((part.description or "").split()) for part in told.params}
     hints = type_hints(arguments, include_extras=True)
-    made = [
-        (
-            field.name,
-            Annotated[hints[field.name], _argument(field, hints[field.name], helps)],
-            dataclasses.field(default=field.default, default_factory=field.default_factory),
-        )
-        for field in dataclasses.fields(arguments)
-    ]
+    made: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(arguments):
+        hint = hints[field.name]
+        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):  # a group of options
+            group = _with_help(kind)
+            marked = Annotated[(group, *marks)] if marks else group
+            made.append((field.name, marked, dataclasses.field(default_factory=group)))
+            continue
+        default = dataclasses.field(default=field.default, default_factory=field.default_factory)
+        made.append((field.name, Annotated[hint, _argument(field, hint, helps)], default))
     about = inspect.cleandoc(arguments.__doc__ or "")
     told_of_module = sys.modules[arguments.__module__].__doc__ or ""
     if example := re.search(r"``(python -m .*?)``", told_of_module):
         about += f"\n\nExample: {example[1]}"
     return dataclasses.make_dataclass("Arguments", made, kw_only=True, namespace={"__doc__": about})
+
+
+def _filled(arguments: type[Arguments], filled: Any) -> Arguments:
+    """The values of the same fields, as the class that they were written for."""
+    hints = type_hints(arguments)
+    values = vars(filled)
+    for name, kind in hints.items():
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            values[name] = _filled(kind, values[name])
+    return arguments(**values)
 
 
 def _argument(field: dataclasses.Field[Any], hint: Any, helps: dict[str, str]) -> Any:
@@ -106,7 +118,10 @@ def _metavar(kind: Any, name: str) -> str:
     mark.
     """
     if get_origin(kind) is tuple:
-        while get_origin(kind) is tuple:
+        parts = get_args(kind)
+        if Ellipsis not in parts:  # so many
+            return " ".join(_metavar(part, name) for part in parts)
+        while get_origin(kind) is tuple:  # of any number
             kind = get_args(kind)[0]
         word = _metavar(kind, name.removesuffix("s"))
         return f"{word} [{word} ...]"
@@ -115,15 +130,6 @@ def _metavar(kind: Any, name: str) -> str:
     if kind is bool:
         return "{True,False}"
     return (name or kind.__name__).upper()
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """A question after the nearest of the known words, as the end of a message; empty if no word
-    is near.
-    """
-    by_name = {each.casefold(): each for each in known}
-    found = difflib.get_close_matches(word.casefold(), by_name, n=1, cutoff=0.75)
-    return f"; did you mean {by_name[found[0]]}?" if found else ""
 
 
 def _error(said: str) -> str:
@@ -151,8 +157,9 @@ def fail(module: str, message: object, code: int = 2) -> NoReturn:
 
 def plain(message: object) -> str:
     """A message for users; an error of the system is named without its number."""
-    if isinstance(message, OSError) and message.strerror and message.filename is not None:
-        return f"{message.filename}: {message.strerror}"
+    if isinstance(message, OSError) and message.strerror:
+        where = "" if message.filename is None else f"{message.filename}: "
+        return f"{where}{message.strerror}"
     return str(message)
 
 
