@@ -180,9 +180,12 @@ install_torch() {
 install_the_rest() {
     say 'installing Python packages (some minutes the first time)'
     patiently .venv/bin/python -m pip install -q "$@" || return
-    # What came with a PyTorch for GPUs takes 3 GB, and is of no use to one for CPUs.
+    # What came with a PyTorch for GPUs takes 3 GB, and is of no use to one for CPUs. The tests need
+    # Triton with either.
     if [ "$(torch_build)" = cpu ]; then
-        .venv/bin/python -m pip list --format freeze | sed -n 's/^\(triton\|nvidia-[^=]*\|cuda-[^=]*\)=.*/\1/p' |
+        local leftovers='nvidia-[^=]*\|cuda-[^=]*'
+        [ "$extra" ] || leftovers="triton\|$leftovers"
+        .venv/bin/python -m pip list --format freeze | sed -n "s/^\($leftovers\)=.*/\1/p" |
             xargs -r .venv/bin/python -m pip uninstall -q -y 2>/dev/null
     fi
 }
