@@ -9,7 +9,7 @@
 #   ./setup.sh --cuda               with the PyTorch for NVIDIA GPUs: 3 GB and 5.3 GB
 #   PYTHON=python3.12 ./setup.sh    with this Python; else python3, or any from 3.10 to 3.13
 #
-# --dev adds 1.2 GB to .venv. Without --cpu or --cuda, a PyTorch that is in .venv stays. If there is
+# --dev adds 2.2 GB to .venv. Without --cpu or --cuda, a PyTorch that is in .venv stays. If there is
 # none, a machine with an NVIDIA GPU gets the one for GPUs, and any other the one for CPUs.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
