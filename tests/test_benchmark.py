@@ -199,7 +199,7 @@ def test_a_broken_machine_is_not_the_policys_failure(arguments, environment, rea
     zero = ("--policy", "zero", "--episodes", 1, *arguments)
     done = run(*zero, "--out", tmp_path, **environment)
     assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == 2  # the first line says how the policy is played
     assert re.search(rf"stopped: .*seed {TEST[0]}.*{reason}.* 0 finished .*goes on", done.stderr)
     assert len(log_lines(tmp_path)) == 1  # the setup: nothing is held against the policy
 
@@ -211,7 +211,7 @@ def test_workers_that_cannot_start_end_the_run(tmp_path):
     done = run(*ZERO, "--episodes", 4, "--out", tmp_path / "out", PYTHONPATH=tmp_path)
     assert done.returncode == 1
     assert "stopped: a worker process ended with code 7 before it was ready" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == 2
     assert len(log_lines(tmp_path / "out")) == 1
 
 
