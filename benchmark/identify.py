@@ -25,7 +25,7 @@ class Identified(NamedTuple):
 
     policy: PolicyIdentity
     env_options: dict[str, dict[str, Any]]
-    """Of each env, by its id, see ``Setup.env_options``."""
+    """Options of each env, by its id: see ``Setup.env_options``."""
 
 
 def identify(
@@ -35,7 +35,7 @@ def identify(
     device: str = "cpu",
     sb3: SB3Options | None = None,
 ) -> Identified:
-    """What ``spec`` names, loaded for each env, which is made to see whether its options fit.
+    """Load the policy that ``spec`` names for each env, and make the env with its options.
 
     Args:
         spec: What ``--policy`` named.
@@ -81,7 +81,7 @@ def identify(
 
 
 def _identity(spec: str, policy: Policy, sees_state: bool) -> PolicyIdentity:
-    """Of a policy in one env."""
+    """The identity of a policy in one env."""
     with foreign_code():
         said = getattr(policy, "learning", None)
         learning = None if said is None else Learning(**said)

@@ -36,7 +36,7 @@ _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 Count = Annotated[int, Field(ge=0)]
 Length = Annotated[float, Field(ge=0)]
 Line = Annotated[str, AfterValidator(_line)]
-"""What a terminal can show, and a file keep."""
+"""A text that a terminal can show and a file can keep."""
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Versions = Annotated[dict[str, str], Field(min_length=1)]
 
@@ -96,7 +96,7 @@ class Setup:
     policy: PolicyIdentity
     envs: tuple[str, ...]
     env_options: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
-    """What the policy sees in each environment, and how it acts: the options of ``gym.make``, as
+    """How the policy observes and acts in each environment: the options of ``gym.make``, as
     they are in the environment that was made."""
     world: WorldName = "sim"
     """What the policy acted in."""

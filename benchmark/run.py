@@ -226,7 +226,7 @@ def prepare(arguments: Arguments, module: str = MODULE) -> tuple[EpisodeLog, Clu
 
 
 def folder_name(spec: str, name: str) -> str:
-    """What the folder of a run is called after its policy.
+    """The part of a run folder's name that says the policy.
 
     Args:
         spec: What ``--policy`` named.

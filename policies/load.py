@@ -120,8 +120,9 @@ def learned_env(spec: str, trust_code: bool = False) -> str | None:
 
 
 def training_of(path: Path) -> dict[str, str]:
-    """What policies.train_rl says of a policy: its name, and the id of its environment; empty for
-    a policy that something else has trained.
+    """The name of a policy and the id of its environment, as policies.train_rl wrote them.
+
+    The dict is empty for a policy that something else has trained.
 
     Raises:
         ValueError: The file beside the policy is damaged.

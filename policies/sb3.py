@@ -190,7 +190,7 @@ def _load_model(path: Path) -> tuple[Any, str, Any]:
 
 
 def _merge(path: Path, said: Any, stated: SB3Options) -> SB3Options:
-    """What the model says of its training, and what is stated."""
+    """Options that the model itself states, and those that the user states."""
     try:
         merged = SB3Options(**said)
     except TypeError as error:

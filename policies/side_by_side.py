@@ -136,7 +136,7 @@ def train_and_tell(
 
 
 def _rest(jobs: list[Any], kept: Mapping[int, int]) -> str:
-    """What is kept of each training, and how to go on, in words."""
+    """Say how far each training is kept, and how to go on."""
     seeds = [
         f"seed {job.seed} is done"
         if job.outcome.exists()

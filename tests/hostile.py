@@ -109,7 +109,7 @@ NO_ACTIONS: list[Any] = [
     *(Odd("garbage"), Odd(None), Odd(np.zeros(4)), Odd(Mute()), Odd(RuntimeError("x" * 10**7))),
     *(Odd(ValueError("\ud800\0\x1b[31m")), [Odd(KeyError(1))] * 3, Odd(MemoryError())),
 ]
-"""What a policy may return in place of the three numbers of an action."""
+"""Values that a policy may return in place of the three numbers of an action."""
 
 
 STRANGE: list[Any] = [

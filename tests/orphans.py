@@ -1,4 +1,4 @@
-"""What a worker has that dies at once. It imports little, for each worker imports it anew."""
+"""Players whose worker dies at once. Each worker imports this file, so it imports little."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What setup.sh says before it does anything. That it works, a run of the tests shows."""
+"""Messages of setup.sh before it does anything. The test command itself shows that it works."""
 
 from __future__ import annotations
 

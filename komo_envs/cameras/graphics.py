@@ -131,7 +131,7 @@ class Graphics:
         return target
 
     def driver(self) -> str:
-        """What draws, and its version."""
+        """Name and version of the GL driver."""
         return f"{self.context.info['GL_RENDERER']}, {self.context.info['GL_VERSION']}"
 
     def close(self) -> None:

@@ -118,7 +118,7 @@ def pose_matrices(poses: Array) -> NDArray[np.float32]:
 
 
 def driver() -> str:
-    """What draws here, and its version: pictures of another may differ. "none" if nothing can."""
+    """Name and version of the GL driver, on which pixels depend; "none" if nothing can draw."""
     try:
         name: str = _call("driver")
     except RuntimeError:
@@ -131,7 +131,7 @@ _lock = threading.Lock()
 
 
 def _call(method: str, *arguments: object) -> Any:
-    """What a method of ``graphics.Graphics`` returns in the process that draws.
+    """Call a method of ``graphics.Graphics`` in the process that draws.
 
     Drawing depends on its arguments alone, so a process that has died is replaced and asked again.
     """

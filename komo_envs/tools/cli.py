@@ -94,7 +94,7 @@ def _filled(arguments: type[Arguments], filled: Any) -> Arguments:
 
 
 def _argument(field: dataclasses.Field[Any], hint: Any, helps: dict[str, str]) -> Any:
-    """What tyro is told of a field."""
+    """Settings of tyro for a field."""
     markers = hint.__metadata__ if get_origin(hint) is Annotated else ()
     kind = get_args(hint)[0] if markers else hint
     positional = any("Positional" in str(marker) for marker in markers)

@@ -102,7 +102,7 @@ def commit() -> tuple[str, bool] | None:
 
 
 def _git(*arguments: str) -> str:
-    """What a git command prints.
+    """The output of a git command.
 
     Raises:
         OSError: There is no git.

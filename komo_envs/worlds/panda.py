@@ -140,7 +140,7 @@ class Kinematics:
         self._rows = [names.index(name) for name in (*LINK_FRAMES, "tool")]
 
     def __reduce__(self) -> tuple[type[Kinematics], tuple[Pose]]:
-        """What pickles and copies are made from: rai's configuration cannot be either."""
+        """Make pickles and copies anew from the tool, since rai's configuration allows neither."""
         return Kinematics, (self._tool,)
 
     def tool_pose(self, q: Array) -> Array:

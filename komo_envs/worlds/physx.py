@@ -29,7 +29,7 @@ class PhysxWorld:
     """
 
     resets = 0
-    """Of all such worlds that this process has had."""
+    """Number of resets of all such worlds of this process."""
 
     def __init__(self) -> None:
         self.closed = False
