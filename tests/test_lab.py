@@ -266,7 +266,7 @@ def test_a_student_learns_in_simulation_to_see_through_a_labs_cameras(
     monkeypatch.setattr(train, "successes", watch)
     words = {"demos": (files["lab"],), "steps": 10, "out": tmp_path / "student"}
     [job] = train.prepare(train.Arguments(**words))
-    train.train(job, lambda *_: None)
+    train.train(job, lambda *_, **__: None)
     assert poses == 3 * [eye]
     student = ("--policy", job.folder)
     words = (*student, *there, "--episodes", 1, "--first-seed", 9, "--out", files["taken"])

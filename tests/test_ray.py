@@ -161,7 +161,10 @@ def test_nodes_change_nothing(nodes: Nodes, tmp_path: Path) -> None:
     assert read(there)["episodes"] == read(here)["episodes"]
     assert (read(there)["workers"], read(there)["nodes"]) == (2, 2)
     assert read(here)["nodes"] == 1
-    assert all(line.startswith(f"{ENV}: ") for line in errors.splitlines()), "Ray is quiet"
+    how, note, *bars = errors.splitlines()
+    assert how.startswith(f"my policy in {ENV}: obs_mode rgb")
+    assert not note.startswith("note: the hash") or "no weights" in note
+    assert all(line.startswith(f"{ENV}: ") for line in bars), "Ray is quiet"
 
 
 def test_a_node_that_dies_in_the_middle_changes_nothing(nodes: Nodes, tmp_path: Path) -> None:
