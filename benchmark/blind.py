@@ -148,7 +148,7 @@ def play(player: Player, runs: list[run.Arguments], logs: list[EpisodeLog]) -> N
 
 
 def salt(folder: Path) -> int:
-    """What the order is drawn from: a number that is drawn once, and kept in a folder.
+    """The number from which the order is sampled: sampled once, and kept in a folder.
 
     Raises:
         OSError: It cannot be read or written.

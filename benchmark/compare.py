@@ -40,7 +40,7 @@ class Arguments:
     a: Positional[str]
     """A result file, or K/N: K successes in N episodes."""
     b: Positional[str]
-    """What to compare it with."""
+    """The other policy: a result file, or K/N."""
     paired_worlds: bool = False
     """A and B are results, or folders of some, of the same policies in two worlds, simulated and
     real: say how well one foretells the other."""
@@ -50,7 +50,7 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Counts:
-    """What is known of a policy that only successes were counted of."""
+    """A policy's successes and episodes, where nothing else is known."""
 
     successes: int
     episodes: int
@@ -65,12 +65,12 @@ class Comparison:
     a: Counts
     b: Counts
     difference: float
-    """Of the success rates, a less b."""
+    """Success rate of a minus that of b."""
     interval: tuple[float, float]
     """95 %, of the difference, each for itself."""
     p: float
-    """Of a difference as large as this one, or larger, if both were equally good; after ``holm``,
-    of any such difference in all environments."""
+    """Probability of a difference at least as large if both were equally good (p-value). After
+    ``holm``, corrected for the number of environments."""
     paired: tuple[int, int] | None
     """In how many scenes only a, and only b succeeds; None if scenes cannot be compared."""
     left_out: tuple[int, int] = (0, 0)
@@ -232,7 +232,7 @@ def _unpaired(a: Counts, b: Counts) -> Comparison:
 
 
 def names_of(sides: Sequence[Result | Counts]) -> list[str]:
-    """What to call both policies: by their names, if those differ."""
+    """Names of both policies for a table: their own if those differ, else A and B."""
     names = [side.policy.name if isinstance(side, Result) else "" for side in sides]
     if not all(names) or names[0] == names[1]:
         return ["A", "B"]
@@ -263,7 +263,7 @@ def show(comparisons: Sequence[Comparison], names: Sequence[str]) -> None:
 
 
 def sentence(one: Comparison, count: int = 1) -> str:
-    """What a comparison says, in plain words.
+    """A comparison as a sentence.
 
     Args:
         one: It.

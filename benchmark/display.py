@@ -1,4 +1,4 @@
-"""What a run shows: its progress on stderr, its scores on stdout."""
+"""Terminal output of a run: its progress on stderr, its scores on stdout."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def _text(file: DemoFile) -> str:
         largest=_largest(counts.largest),
         drawn_anew=f"\n| images drawn anew | with {anew} |" if anew else "",
         disturbance=_disturbance(file),
-        styles=f"{len(counts.styles)} combinations of side, by-way and elbow, drawn"
+        styles=f"{len(counts.styles)} combinations of side, via point and elbow, sampled"
         if recipe["diverse"]
         else "the expert's own choice",
         distances=", ".join(f"{d * 100:.1f} cm" for d in failed[:20]) or "none",

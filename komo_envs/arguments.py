@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from komo_envs.scene import Camera
 from komo_envs.tasks import Task
+from komo_envs.tools.words import near
 
 
 def make_task(task: str, options: Mapping[str, Any]) -> Task:
@@ -71,7 +71,7 @@ def select_options(options: Any, ignored: set[str]) -> dict[str, Any]:
         raise ValueError(f"options: expected a dict or None, got {options!r}")
     unknown = sorted(map(str, set(options or {}) - {"scene"}))
     for name in unknown:
-        if difflib.get_close_matches(name.lower(), ["scene"], cutoff=0.75):
+        if near(name, ["scene"]):
             raise ValueError(f"options: unknown key {name!r}; expected 'scene'")
     for name in set(unknown) - ignored:
         gym.logger.warn(f"reset ignores the option {name!r}: the env knows 'scene' alone")

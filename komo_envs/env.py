@@ -29,7 +29,14 @@ from komo_envs.randomize import Variation, make_randomization
 from komo_envs.scene import Array, Body, Camera
 from komo_envs.tasks import Scene
 from komo_envs.viewer import Viewer, has_display
-from komo_envs.worlds import CONTROL_PERIOD, World, WorldName, WorldState, make_world
+from komo_envs.worlds import (
+    CONTROL_PERIOD,
+    World,
+    WorldName,
+    WorldState,
+    has_leaked,
+    make_world,
+)
 from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW
 
 OBS_MODES: dict[str, tuple[str, ...]] = {
@@ -299,7 +306,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         given = self.check_scene(taken["scene"]) if taken else None
         super().reset(seed=seed)
         scene = given or self._sample_scene()
-        if self.world is None or self._world_pid != os.getpid():
+        if self.world is None or self._world_pid != os.getpid() or has_leaked(self.world):
             self._enter_world()
             assert self.world is not None
         if self.render_mode == "human":

@@ -417,7 +417,7 @@ def test_dense_rewards_draw_the_tip_behind_the_puck() -> None:
 def test_failed_checks_in_cpp_are_one_clear_error(capfd: pytest.CaptureFixture[str]) -> None:
     env = gym.make("KomoPush-v0")
     env.reset(seed=0)
-    world: Any = env.unwrapped.world.inner  # type: ignore[attr-defined]
+    world: Any = env.unwrapped.world  # type: ignore[attr-defined]
     with pytest.raises(SimulationError, match="the simulator refused"):
         PhysxWorld.reset(world, np.zeros(3), env.unwrapped.bodies)  # type: ignore[attr-defined]
     assert random_rollout(env, 5, 5) == random_rollout(env, 5, 5), "usable after a reset"

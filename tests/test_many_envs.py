@@ -166,7 +166,7 @@ def test_a_killed_simulation_process_is_one_clear_error() -> None:
     inline, isolated = gym.make("KomoPush-v0"), gym.make("KomoPush-v0")
     inline.reset(seed=0)
     expected = random_rollout(isolated, 4, 10)
-    world: Any = isolated.unwrapped.world.inner  # type: ignore[attr-defined]
+    world: Any = isolated.unwrapped.world  # type: ignore[attr-defined]
     world.process.kill()
     world.process.wait()
     with pytest.raises(SimulationError, match="reset starts a new one"):
@@ -186,7 +186,7 @@ def test_a_simulation_moves_to_a_fresh_process_before_it_has_leaked_much(
     rollouts, processes = [], []
     for _ in range(7):
         rollouts.append(random_rollout(env, 4, 10))
-        world: Any = env.unwrapped.world.inner  # type: ignore[attr-defined]
+        world: Any = env.unwrapped.world  # type: ignore[attr-defined]
         processes.append(None if isinstance(world, PhysxWorld) else world.process)
     env.close()
     assert rollouts == [rollouts[0]] * 7
@@ -272,7 +272,7 @@ gc.disable()
 for _ in range(3):
     env = gym.make("KomoPush-v0", obs_mode=sys.argv[1])
     env.reset(seed=0)
-    print(type(env.unwrapped.world.inner).__name__)
+    print(type(env.unwrapped.world).__name__)
     del env
 """
     done = run_python(script, obs_mode)

@@ -135,20 +135,24 @@ def _call(method: str, *arguments: object) -> Any:
 
     Drawing depends on its arguments alone, so a process that has died is replaced and asked again.
     """
-    global _child
     with _lock:
-        for last in (False, True):
-            child = _child or ChildProcess("komo_envs.cameras.graphics:open_graphics")
-            _child = None  # an interrupt or an error of the driver leaves it in no state to go on
-            try:
-                result = child.call(method, *arguments)
-            except ChildEnded as error:
-                if last:
-                    raise RuntimeError(f"the process that draws images {error}") from error
-            else:
-                _child = child
-                return result
-    raise AssertionError("unreachable")
+        try:
+            return _ask(method, *arguments)
+        except ChildEnded:
+            pass
+        try:
+            return _ask(method, *arguments)
+        except ChildEnded as error:
+            raise RuntimeError(f"the process that draws images {error}") from error
+
+
+def _ask(method: str, *arguments: object) -> Any:
+    global _child
+    child = _child or ChildProcess("komo_envs.cameras.graphics:open_graphics")
+    _child = None  # an interrupt or an error of the driver leaves it in no state to go on
+    result = child.call(method, *arguments)
+    _child = child
+    return result
 
 
 def _after_fork() -> None:

@@ -6,22 +6,24 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from komo_envs.scene import Array, Body
+from komo_envs.scene import Array
 from komo_envs.worlds.base import CONTROL_PERIOD, World, WorldState
 
 if TYPE_CHECKING:
     from komo_envs.worlds.physx import PhysxWorld
 
-__all__ = ["CONTROL_PERIOD", "World", "WorldName", "WorldState", "make_world"]
+__all__ = ["CONTROL_PERIOD", "World", "WorldName", "WorldState", "has_leaked", "make_world"]
 
 WorldName = Literal["sim", "botop", "real"]
 """The simulation; a robot that rai's BotOp simulates in real time; a laboratory's."""
 
 RESETS_OF_A_PROCESS = 10_000
-"""Simulations that a process makes, 6 kB each, until the next one is made in a fresh one."""
+"""Resets of simulations in a process until the next one is made in a fresh process. rai leaks up to
+6 kB at each: its destructor of a simulation forgets the convex hulls of all shapes that are neither
+boxes nor capsules, 1.5 kB for each cylinder. The states are the same in any process."""
 
 _inline: weakref.ref[PhysxWorld] | None = None
 _inline_pid: int | None = None
@@ -48,48 +50,12 @@ def make_world(
     from komo_envs.worlds.isolated import IsolatedWorld
 
     if name == "sim":
-        return Simulation()
+        return _simulation()
     return IsolatedWorld("komo_envs.worlds.robot:RobotWorld", address, name == "real", dry, is_free)
 
 
-class Simulation:
-    """A simulated world: in this process if it has none yet, else in a process of its own.
-
-    After ``RESETS_OF_A_PROCESS`` it moves to a fresh process, since rai leaks a little at each: its
-    destructor of a simulation forgets the convex hulls of all shapes that are neither boxes nor
-    capsules, 1.5 kB for each cylinder. The states are the same in any process.
-    """
-
-    def __init__(self) -> None:
-        self.inner = _simulation()
-        """The world in use."""
-        self._resets = 0
-
-    def reset(
-        self,
-        q: Array,
-        bodies: Sequence[Body],
-        arm_collides: bool = False,
-        stiffness: float = 1.0,
-    ) -> WorldState:
-        """As every world's."""
-        if self._resets >= RESETS_OF_A_PROCESS:
-            self.inner.close()
-            self.inner, self._resets = _simulation(), 0
-        self._resets += 1
-        return self.inner.reset(q, bodies, arm_collides, stiffness)
-
-    def step(self, reference: Array) -> WorldState:
-        """As every world's."""
-        return self.inner.step(reference)
-
-    def close(self) -> None:
-        """Free the simulation, and this process for another one, or end the process it had."""
-        self.inner.close()
-
-
 def _simulation() -> World:
-    """A simulated world that is nobody's yet.
+    """A simulated world: in this process if it has none yet, else in a process of its own.
 
     rai's PhysX bears one simulation in a process. So the first world lives here and costs nothing
     extra, and every further one while it is open gets its own process. A process that was forked
@@ -101,12 +67,18 @@ def _simulation() -> World:
     global _inline, _inline_pid
     with _lock:
         forked = _inline_pid is not None and _inline_pid != os.getpid()
-        worn = PhysxWorld.resets >= RESETS_OF_A_PROCESS
-        if forked or worn or _open_inline_world() is not None:
-            return IsolatedWorld("komo_envs.worlds.physx:PhysxWorld")
+        if forked or PhysxWorld.resets >= RESETS_OF_A_PROCESS or _open_inline_world() is not None:
+            return IsolatedWorld(
+                "komo_envs.worlds.physx:PhysxWorld", resets_of_a_process=RESETS_OF_A_PROCESS
+            )
         world = PhysxWorld()
         _inline, _inline_pid = weakref.ref(world), os.getpid()
         return world
+
+
+def has_leaked(world: World) -> bool:
+    """Whether a world has leaked so much into this process that its env needs another one."""
+    return world is _open_inline_world() and world.resets >= RESETS_OF_A_PROCESS
 
 
 def _open_inline_world() -> PhysxWorld | None:

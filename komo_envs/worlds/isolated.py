@@ -17,11 +17,15 @@ class IsolatedWorld:
     Args:
         world: ``"module:Class"`` of the world.
         arguments: What the world is made with.
+        resets_of_a_process: Resets after which a fresh process takes over; None for never.
     """
 
-    def __init__(self, world: str, *arguments: object) -> None:
+    def __init__(
+        self, world: str, *arguments: object, resets_of_a_process: int | None = None
+    ) -> None:
         self._world, self._arguments = world, arguments
         self._child: ChildProcess | None = None
+        self._resets, self._most_resets = 0, resets_of_a_process
 
     @property
     def process(self) -> subprocess.Popen[bytes] | None:
@@ -36,8 +40,11 @@ class IsolatedWorld:
         stiffness: float = 1.0,
     ) -> WorldState:
         """As the world's; starts the child process if there is none."""
+        if self._resets == self._most_resets:
+            self.close()
         if self._child is None:
-            self._child = ChildProcess(self._world, *self._arguments)
+            self._child, self._resets = ChildProcess(self._world, *self._arguments), 0
+        self._resets += 1
         return self._call("reset", q, tuple(bodies), arm_collides, stiffness)
 
     def step(self, reference: Array) -> WorldState:
