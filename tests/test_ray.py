@@ -161,9 +161,9 @@ def test_nodes_change_nothing(nodes: Nodes, tmp_path: Path) -> None:
     assert read(there)["episodes"] == read(here)["episodes"]
     assert (read(there)["workers"], read(there)["nodes"]) == (2, 2)
     assert read(here)["nodes"] == 1
-    how, note, *bars = errors.splitlines()
+    how, *bars = errors.splitlines()
     assert how.startswith(f"my policy in {ENV}: obs_mode rgb")
-    assert not note.startswith("note: the hash") or "no weights" in note
+    assert bars
     assert all(line.startswith(f"{ENV}: ") for line in bars), "Ray is quiet"
 
 
