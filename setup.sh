@@ -249,7 +249,7 @@ if [ -z "$build" ] || { [ "$made_from" != "$(fingerprint '[dev]')" ] && [ "$made
     fi
     quietly env -C "$scratch" "$PWD/.venv/bin/python" -c '
 import robotic
-from komo_envs.cameras.graphics import open_graphics
+from komo_envs.rendering.graphics import open_graphics
 open_graphics().close()
 ' || die 'the packages are installed, but robotic or the renderer does not start, as above'
     fingerprint "$extra" >"$stamp"

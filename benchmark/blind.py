@@ -14,16 +14,16 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from benchmark import run
 from benchmark.compare import compare, names_of, show
-from benchmark.display import show_scores
-from benchmark.entry import RESULT
-from benchmark.episode_log import Entry, EpisodeLog
-from benchmark.films import VIDEOS
-from benchmark.protocol import choose_envs
-from benchmark.result import save_result
-from benchmark.rollout import Player
-from komo_envs.tools.cli import fail, parse, printing
-from komo_envs.tools.files import write_text
-from policies.sb3 import SB3Options, check_stated
+from benchmark.evaluation.display import show_scores
+from benchmark.evaluation.episode_log import Entry, EpisodeLog
+from benchmark.evaluation.protocol import choose_envs
+from benchmark.evaluation.rollout import Player
+from benchmark.records.result import save_result
+from benchmark.records.submission import RESULT
+from benchmark.reporting.highlights import VIDEOS
+from komo_envs.utils.cli import fail, parse, printing
+from komo_envs.utils.files import write_text
+from policies.external.sb3 import SB3Options, check_stated
 
 MODULE = "benchmark.blind"
 

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from benchmark.plots import draw_success
-from benchmark.result import Episode, Result, load_result
-from benchmark.worlds import load_results, pair
-from benchmark.worlds import show as show_worlds
-from komo_envs.tools.cli import fail, parse, printing
-from komo_envs.tools.files import check_writable
-from komo_envs.tools.stats import barnard, holm, mcnemar, newcombe, newcombe_paired
+from benchmark.records.result import Episode, Result, load_result
+from benchmark.reporting.plots import draw_success
+from benchmark.reporting.sim_vs_real import load_results, pair
+from benchmark.reporting.sim_vs_real import show as show_worlds
+from komo_envs.utils.cli import fail, parse, printing
+from komo_envs.utils.files import check_writable
+from komo_envs.utils.stats import barnard, holm, mcnemar, newcombe, newcombe_paired
 
 MODULE = "benchmark.compare"
 SIGNIFICANT = 0.05

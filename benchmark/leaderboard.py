@@ -10,14 +10,14 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from benchmark.display import success_text
-from benchmark.entry import RESULT, VERIFICATION, Entry, Row, load_rows
-from benchmark.page import render
-from benchmark.protocol import EPISODES
-from benchmark.result import Result
+from benchmark.evaluation.display import success_text
+from benchmark.evaluation.protocol import EPISODES
+from benchmark.records.result import Result
+from benchmark.records.submission import RESULT, VERIFICATION, Entry, Row, load_rows
+from benchmark.reporting.page import render
 from komo_envs.suite import ENVS, PAPER_ENVS, SUITE, TEST
-from komo_envs.tools.cli import fail, parse, printing
-from komo_envs.tools.files import write_text
+from komo_envs.utils.cli import fail, parse, printing
+from komo_envs.utils.files import write_text
 
 MODULE = "benchmark.leaderboard"
 

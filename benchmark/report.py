@@ -9,16 +9,16 @@ from pathlib import Path
 
 import tyro
 
-from benchmark.charts import HEIGHT, WIDTH, Chart, draw_charts
-from benchmark.display import success_text, summary
-from benchmark.entry import RESULT
-from benchmark.films import REPORT, Film, films
-from benchmark.page import render
-from benchmark.protocol import split_of
-from benchmark.result import Episode, Result, TaskScore, load_result
-from benchmark.scene_map import SceneMap, draw_map
-from komo_envs.tools.cli import fail, parse, printing
-from komo_envs.tools.files import check_writable, write_text
+from benchmark.evaluation.display import success_text, summary
+from benchmark.evaluation.protocol import split_of
+from benchmark.records.result import Episode, Result, TaskScore, load_result
+from benchmark.records.submission import RESULT
+from benchmark.reporting.charts import HEIGHT, WIDTH, Chart, draw_charts
+from benchmark.reporting.highlights import REPORT, Film, films
+from benchmark.reporting.page import render
+from benchmark.reporting.scene_map import SceneMap, draw_map
+from komo_envs.utils.cli import fail, parse, printing
+from komo_envs.utils.files import check_writable, write_text
 
 MODULE = "benchmark.report"
 

@@ -15,17 +15,17 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmark.display import episodes_each
-from benchmark.identify import identify, tell
-from benchmark.protocol import choose_envs, choose_seeds
-from benchmark.rollout import Player
-from komo_envs.randomize import ALL, LIMITS, NAMED
-from komo_envs.tools import provenance
-from komo_envs.tools.cli import fail, parse, plain, printing
-from komo_envs.tools.files import check_writable, write_text
-from komo_envs.tools.stats import newcombe_paired, wilson
-from komo_envs.tools.workers import Limits, WorkerError, Workers
-from policies.sb3 import SB3Options
+from benchmark.evaluation.display import episodes_each
+from benchmark.evaluation.policy_info import identify, tell
+from benchmark.evaluation.protocol import choose_envs, choose_seeds
+from benchmark.evaluation.rollout import Player
+from komo_envs.randomization import ALL, LIMITS, NAMED
+from komo_envs.utils import provenance
+from komo_envs.utils.cli import fail, parse, plain, printing
+from komo_envs.utils.files import check_writable, write_text
+from komo_envs.utils.stats import newcombe_paired, wilson
+from komo_envs.utils.workers import Limits, WorkerError, Workers
+from policies.external.sb3 import SB3Options
 
 MODULE = "benchmark.robustness"
 

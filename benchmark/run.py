@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import gymnasium as gym
 import tyro
 
-from benchmark.display import progress, show_scores, summary, waiting
-from benchmark.entry import RESULT
-from benchmark.episode_log import Entry, EpisodeLog
-from benchmark.films import REPORT, VIDEOS, film
-from benchmark.identify import identify, tell
-from benchmark.protocol import SOURCES, choose_envs, choose_seeds
-from benchmark.result import (
+from benchmark.evaluation.display import progress, show_scores, summary, waiting
+from benchmark.evaluation.episode_log import Entry, EpisodeLog
+from benchmark.evaluation.policy_info import identify, tell
+from benchmark.evaluation.protocol import SOURCES, choose_envs, choose_seeds
+from benchmark.evaluation.rollout import Job, Player, lost
+from benchmark.records.result import (
     Commit,
     Episode,
     Result,
@@ -35,20 +34,21 @@ from benchmark.result import (
     save_result,
     score,
 )
-from benchmark.rollout import Job, Player, lost
+from benchmark.records.submission import RESULT
+from benchmark.reporting.highlights import REPORT, VIDEOS, film
 from komo_envs.lab import TerminalOperator, load_lab
 from komo_envs.suite import SUITE
-from komo_envs.tools import provenance
-from komo_envs.tools.cli import fail, parse, plain, printing
-from komo_envs.tools.errors import printable
-from komo_envs.tools.files import write_text
-from komo_envs.tools.workers import Inline, Limits, Pool, WorkerError, Workers
+from komo_envs.utils import provenance
+from komo_envs.utils.cli import fail, parse, plain, printing
+from komo_envs.utils.errors import printable
+from komo_envs.utils.files import write_text
+from komo_envs.utils.workers import Inline, Limits, Pool, WorkerError, Workers
 from komo_envs.worlds import WorldName
+from policies.external.sb3 import SB3Options
 from policies.load import REMOTE, learned_env, split_spec
-from policies.sb3 import SB3Options
 
 if TYPE_CHECKING:
-    from komo_envs.tools.ray_workers import Cluster
+    from komo_envs.utils.ray_workers import Cluster
 
 MODULE = "benchmark.run"
 
@@ -192,7 +192,7 @@ def prepare(arguments: Arguments, module: str = MODULE) -> tuple[EpisodeLog, Clu
     identified = identify(arguments.policy, envs, trust, arguments.device, arguments.sb3)
     cluster = None
     if arguments.executor == "ray":
-        from komo_envs.tools.ray_workers import Cluster
+        from komo_envs.utils.ray_workers import Cluster
 
         cluster = Cluster(
             partial(facts, arguments.policy, envs, trust, arguments.device, arguments.sb3)

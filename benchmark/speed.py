@@ -19,17 +19,17 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmark.display import episodes_each
-from benchmark.protocol import SOURCES, choose_envs
-from benchmark.rollout import steps_of_episode
+from benchmark.evaluation.display import episodes_each
+from benchmark.evaluation.protocol import SOURCES, choose_envs
+from benchmark.evaluation.rollout import steps_of_episode
 from experts import make_expert
 from komo_envs.suite import VALIDATION
-from komo_envs.tools import provenance
-from komo_envs.tools.cli import fail, parse, plain, printing
-from komo_envs.tools.files import check_writable, write_text
-from policies.acting import load_student
-from policies.checkpoint import read_card
+from komo_envs.utils import provenance
+from komo_envs.utils.cli import fail, parse, plain, printing
+from komo_envs.utils.files import check_writable, write_text
 from policies.load import PRETRAINED
+from policies.student.checkpoint import read_card
+from policies.student.policy import load_student
 
 MODULE = "benchmark.speed"
 

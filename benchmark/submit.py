@@ -10,12 +10,20 @@ from pathlib import Path
 
 import tyro
 
-from benchmark.entry import ENTRY, RESULT, Entry, check_result, hash_file, load_row, save_record
 from benchmark.leaderboard import leaderboard
-from benchmark.result import Result
-from komo_envs.tools.cli import fail, parse, printing
-from komo_envs.tools.files import check_writable, write_text
-from komo_envs.tools.records import parse_json
+from benchmark.records.result import Result
+from benchmark.records.submission import (
+    ENTRY,
+    RESULT,
+    Entry,
+    check_result,
+    hash_file,
+    load_row,
+    save_record,
+)
+from komo_envs.utils.cli import fail, parse, printing
+from komo_envs.utils.files import check_writable, write_text
+from komo_envs.utils.json_records import parse_json
 
 MODULE = "benchmark.submit"
 

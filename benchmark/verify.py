@@ -13,17 +13,24 @@ from tempfile import TemporaryDirectory
 
 import tyro
 
-from benchmark.display import progress
-from benchmark.entry import RESULT, VERIFICATION, Verification, check_result, hash_file, save_record
-from benchmark.identify import identify
-from benchmark.protocol import SOURCES
-from benchmark.result import Commit, Episode, Result
-from benchmark.rollout import Job, Player, lost
-from komo_envs.tools import provenance
-from komo_envs.tools.cli import fail, parse, plain, printing
-from komo_envs.tools.files import check_writable
-from komo_envs.tools.workers import WorkerError, Workers
-from policies.sb3 import SB3Options, options_of
+from benchmark.evaluation.display import progress
+from benchmark.evaluation.policy_info import identify
+from benchmark.evaluation.protocol import SOURCES
+from benchmark.evaluation.rollout import Job, Player, lost
+from benchmark.records.result import Commit, Episode, Result
+from benchmark.records.submission import (
+    RESULT,
+    VERIFICATION,
+    Verification,
+    check_result,
+    hash_file,
+    save_record,
+)
+from komo_envs.utils import provenance
+from komo_envs.utils.cli import fail, parse, plain, printing
+from komo_envs.utils.files import check_writable
+from komo_envs.utils.workers import WorkerError, Workers
+from policies.external.sb3 import SB3Options, options_of
 
 MODULE = "benchmark.verify"
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from experts.base import Expert, Style
-from experts.planning import Plan
+from experts.komo.problem import Plan
 from experts.push import PushExpert
 from experts.shelf import ShelfExpert
-from komo_envs.ids import find_spec
+from komo_envs.registration import find_spec
 
 __all__ = ["EXPERTS", "Expert", "Plan", "PushExpert", "ShelfExpert", "Style", "make_expert"]
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from experts.planning import SOS, Plan, Problem
-from experts.route import LEFT, RIGHT
+from experts.komo.problem import SOS, Plan, Problem
+from experts.komo.route import LEFT, RIGHT
+from komo_envs.entities import Array
 from komo_envs.env import KomoEnv
-from komo_envs.scene import Array
 from komo_envs.tasks import Scene
 from komo_envs.worlds import CONTROL_PERIOD
 from komo_envs.worlds.rai import ry

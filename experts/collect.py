@@ -18,19 +18,19 @@ import h5py
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experts.card import check_card, summary, write_card
-from experts.demos import Demo, DemoFile, demo_bytes, write_head
-from experts.recorder import MOST_NOISE, SOURCES, Recipe, Recorder, lab_of
-from komo_envs.ids import find_spec
+from experts.dataset.card import check_card, summary, write_card
+from experts.dataset.format import Demo, DemoFile, demo_bytes, write_head
+from experts.dataset.recorder import MOST_NOISE, SOURCES, Recipe, Recorder, lab_of
 from komo_envs.lab import Lab
+from komo_envs.registration import find_spec
 from komo_envs.suite import TRAIN
-from komo_envs.tools import provenance
-from komo_envs.tools.cli import fail, parse, plain, printing
-from komo_envs.tools.files import lock, replacing, write_text
-from komo_envs.tools.workers import Inline, Pool, WorkerError, Workers
+from komo_envs.utils import provenance
+from komo_envs.utils.cli import fail, parse, plain, printing
+from komo_envs.utils.files import lock, replacing, write_text
+from komo_envs.utils.workers import Inline, Pool, WorkerError, Workers
 
 if TYPE_CHECKING:
-    from komo_envs.tools.ray_workers import Cluster
+    from komo_envs.utils.ray_workers import Cluster
 
 MODULE = "experts.collect"
 
@@ -166,7 +166,7 @@ def find_cluster(arguments: Arguments) -> Cluster | None:
     """
     if arguments.executor == "local":
         return None
-    from komo_envs.tools.ray_workers import Cluster
+    from komo_envs.utils.ray_workers import Cluster
 
     return Cluster(partial(provenance.versions, [arguments.env], SOURCES))
 

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from experts.demos import Demo, DemoFile
-from komo_envs.tools.cli import fail, parse, plain, printing
-from komo_envs.tools.files import check_writable, replacing
-from komo_envs.tools.stats import wilson
+from experts.dataset.format import Demo, DemoFile
+from komo_envs.utils.cli import fail, parse, plain, printing
+from komo_envs.utils.files import check_writable, replacing
+from komo_envs.utils.stats import wilson
 
 matplotlib.use("Agg")  # before pyplot: it needs no screen
 import matplotlib.pyplot as plt

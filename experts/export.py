@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import track
 from tyro.conf import Positional, arg
 
-from experts.demos import Demo, DemoFile
-from komo_envs.tools.cli import fail, parse, plain, printing
-from komo_envs.tools.extras import install_command
-from komo_envs.tools.files import check_utf8, check_writable
+from experts.dataset.format import Demo, DemoFile
+from komo_envs.utils.cli import fail, parse, plain, printing
+from komo_envs.utils.extras import install_command
+from komo_envs.utils.files import check_utf8, check_writable
 
 MODULE = "experts.export"
 
@@ -106,10 +106,10 @@ def find_writer(to: str) -> Write:
     """
     try:
         if to == "lerobot":
-            from experts import lerobot
+            from experts.dataset import to_lerobot as lerobot
 
             return lerobot.write
-        from experts import minari
+        from experts.dataset import to_minari as minari
 
         return minari.write
     except ModuleNotFoundError as error:

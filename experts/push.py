@@ -9,10 +9,10 @@ import gymnasium as gym
 import numpy as np
 
 from experts.base import Expert, Style
-from experts.planning import EQ, INEQ, Plan, Problem
-from experts.route import Route, find_routes
+from experts.komo.problem import EQ, INEQ, Plan, Problem
+from experts.komo.route import Route, find_routes
+from komo_envs.entities import Array
 from komo_envs.env import KomoEnv
-from komo_envs.scene import Array
 from komo_envs.tasks.base import TABLE_TOP
 from komo_envs.tasks.push import BASE, PUCK, PUCK_HEIGHT, STICK_RADIUS, Push, puck_radius
 from komo_envs.worlds import CONTROL_PERIOD
@@ -56,7 +56,7 @@ VIAS = 4  # points, equally far apart along the way, that a plan's push goes by
 class PushExpert(Expert):
     """A closed-loop expert: it plans, executes, and plans again where the puck is not as planned.
 
-    The puck's way is the shortest one past the obstacles (``experts.route``): a straight line
+    The puck's way is the shortest one past the obstacles (``experts.komo.route``): a straight line
     where there are none. KOMO optimises one joint path for it through three phases: approach (over
     the puck and down behind it), push (along the way), retreat.
 

@@ -22,13 +22,21 @@ from rich.console import Console
 from rich.progress import track
 from tyro.conf import Positional
 
-from experts.card import FPS, check_card, summary, write_card
-from experts.demos import HEAD, Demo, DemoFile, demo_bytes, flatten, unpack_state, write_head
+from experts.dataset.card import FPS, check_card, summary, write_card
+from experts.dataset.format import (
+    HEAD,
+    Demo,
+    DemoFile,
+    demo_bytes,
+    flatten,
+    unpack_state,
+    write_head,
+)
+from komo_envs.entities import Array, Body
 from komo_envs.env import KomoEnv
 from komo_envs.lab import load_lab
-from komo_envs.scene import Array, Body
-from komo_envs.tools.cli import fail, parse, plain, printing
-from komo_envs.tools.files import check_writable, replacing
+from komo_envs.utils.cli import fail, parse, plain, printing
+from komo_envs.utils.files import check_writable, replacing
 from komo_envs.worlds import WorldState
 
 MODULE = "experts.render"
@@ -109,7 +117,7 @@ class StoredWorld:
     """A world that does not simulate, but goes through states that were stored.
 
     Args:
-        states: (T, S), see ``experts.demos.pack_state``.
+        states: (T, S), see ``experts.dataset.format.pack_state``.
     """
 
     def __init__(self, states: NDArray[np.float64]) -> None:

@@ -17,13 +17,13 @@ from rich.progress import track
 from rich.table import Table
 from tyro.conf import Positional
 
-from experts.demos import Arrays, Demo, DemoFile, flatten, pack_state
-from experts.recorder import SOURCES
+from experts.dataset.format import Arrays, Demo, DemoFile, flatten, pack_state
+from experts.dataset.recorder import SOURCES
 from komo_envs.control import CONTROL_MODES
-from komo_envs.tools import provenance
-from komo_envs.tools.cli import fail, parse, plain, printing
-from komo_envs.tools.stats import wilson
-from komo_envs.tools.workers import WorkerError, Workers
+from komo_envs.utils import provenance
+from komo_envs.utils.cli import fail, parse, plain, printing
+from komo_envs.utils.stats import wilson
+from komo_envs.utils.workers import WorkerError, Workers
 
 MODULE = "experts.replay"
 

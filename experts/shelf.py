@@ -9,10 +9,10 @@ import gymnasium as gym
 import numpy as np
 
 from experts.base import Expert, Style
-from experts.planning import EQ, INEQ, SLICES, Plan, Problem
-from experts.route import RIGHT
+from experts.komo.problem import EQ, INEQ, SLICES, Plan, Problem
+from experts.komo.route import RIGHT
+from komo_envs.entities import Array
 from komo_envs.env import KomoEnv
-from komo_envs.scene import Array
 from komo_envs.tasks.base import is_upright
 from komo_envs.tasks.shelf import (
     CUBOID,

@@ -10,9 +10,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from komo_envs.scene import Camera
+from komo_envs.entities import Camera
 from komo_envs.tasks import Task
-from komo_envs.tools.words import near
+from komo_envs.utils.words import near
 
 
 def make_task(task: str, options: Mapping[str, Any]) -> Task:

@@ -8,9 +8,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from komo_envs.scene import Array
+from komo_envs.entities import Array
 from komo_envs.tasks.base import Task
-from komo_envs.tools.errors import describe
+from komo_envs.utils.errors import describe
 from komo_envs.worlds.base import CONTROL_PERIOD
 from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW, Kinematics
 

@@ -21,14 +21,14 @@ from komo_envs.arguments import (
     select_cameras,
     select_options,
 )
-from komo_envs.cameras import Image, Renderer
 from komo_envs.control import CONTROL_MODES, Controller, IsSafe
+from komo_envs.entities import Array, Body, Camera
 from komo_envs.infos import recordable
 from komo_envs.lab import Lab, Live, Operator, TerminalOperator, check_lab, make_lab
-from komo_envs.randomize import Variation, make_randomization
-from komo_envs.scene import Array, Body, Camera
+from komo_envs.randomization import Variation, make_randomization
+from komo_envs.rendering import Image, Renderer
+from komo_envs.rendering.viewer import Viewer, has_display
 from komo_envs.tasks import Scene
-from komo_envs.viewer import Viewer, has_display
 from komo_envs.worlds import (
     CONTROL_PERIOD,
     World,
@@ -165,7 +165,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             cameras: Names of the cameras observed: ``"front"`` (static), ``"wrist"``.
             shadows: Whether observed images have soft shadows, which are slower to draw.
             randomize: What varies from episode to episode: None, ``"seen"``, ``"felt"``, ``"all"``,
-                or a dict with fields of ``komo_envs.randomize.Randomization``.
+                or a dict with fields of ``komo_envs.randomization.Randomization``.
             world: ``"sim"``; ``"botop"``, rai's BotOp, the interface of the real robot, with a
                 robot that it simulates in real time; or ``"real"``, that of the ``lab``.
             lab: A laboratory, see ``komo_envs.lab.Lab``, or its fields, or the file that has them:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from komo_envs.tools.process import ForeignError, foreign_code
+from komo_envs.utils.foreign_code import ForeignError, foreign_code
 
 ENV_OPTIONS = ("obs_mode", "control_mode", "image_size", "cameras", "shadows")
 """The options of ``gym.make`` that a policy may ask for: how it sees and acts, not what its task

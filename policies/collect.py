@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experts.collect import PartRecorder, Parts, check_output, produce
-from experts.demos import Demo
-from experts.recorder import Recipe, Recorder, lab_of
+from experts.dataset.format import Demo
+from experts.dataset.recorder import Recipe, Recorder, lab_of
 from komo_envs.env import KomoEnv
-from komo_envs.ids import check_module
 from komo_envs.lab import Lab
+from komo_envs.registration import check_module
 from komo_envs.suite import TRAIN
-from komo_envs.tools.cli import fail, parse, plain
-from policies.acting import load_student
+from komo_envs.utils.cli import fail, parse, plain
 from policies.base import Observation
-from policies.checkpoint import Card, read_card
-from policies.evaluate import infos
-from policies.identity import hash_checkpoint
+from policies.hashing import hash_checkpoint
+from policies.rollout import infos
+from policies.student.checkpoint import Card, read_card
+from policies.student.policy import load_student
 
 MODULE = "policies.collect"
 

@@ -9,12 +9,12 @@ import gymnasium as gym
 from gymnasium import spaces
 
 import komo_envs  # noqa: F401  (registers the environments)
-from komo_envs.ids import check_module
-from komo_envs.tools.extras import missing
-from komo_envs.tools.words import near
+from komo_envs.registration import check_module
+from komo_envs.utils.extras import missing
+from komo_envs.utils.words import near
 from policies.base import Policy
-from policies.sb3 import SB3Options, load_sb3
-from policies.trivial import RandomPolicy, ZeroPolicy
+from policies.baselines import RandomPolicy, ZeroPolicy
+from policies.external.sb3 import SB3Options, load_sb3
 
 BUILT_IN = ("expert", "random", "zero")
 REMOTE = "tcp://"
@@ -58,13 +58,13 @@ def load_policy(
         )
     # Each imports what the others do without: PyTorch, the planner, ...
     if spec.startswith(REMOTE):
-        from policies.remote import RemotePolicy
+        from policies.external.remote import RemotePolicy
 
         return RemotePolicy(spec, env_id)
     if spec not in BUILT_IN:
         path, class_name = split_spec(spec)
         if path.suffix == ".py":
-            from policies.foreign import load_python
+            from policies.external.python_file import load_python
 
             return load_python(path, class_name, env_id)
         if path.suffix == ".zip":
@@ -74,7 +74,7 @@ def load_policy(
                 raise missing(f"policy {spec}", "rl", error) from error
             model.name = training_of(path).get("name", model.name)
             return model
-        from policies.acting import load_student
+        from policies.student.policy import load_student
 
         return load_student(path, env_id, device)
     if spec == "expert":
@@ -107,11 +107,11 @@ def learned_env(spec: str, trust_code: bool = False) -> str | None:
     if path.suffix == ".zip":
         env_id = training_of(path).get("env_id")
     elif path.suffix == ".onnx":
-        from policies.onnx import OnnxStudent
+        from policies.export_onnx import OnnxStudent
 
         env_id = OnnxStudent(path).layout.env_id
     else:
-        from policies.checkpoint import read_card
+        from policies.student.checkpoint import read_card
 
         env_id = read_card(path).layout.env_id
     if env_id is not None:

@@ -10,23 +10,23 @@ from typing import Any, Literal, NamedTuple
 import gymnasium as gym
 import torch
 
-from experts.demos import DemoFile
+from experts.dataset.format import DemoFile
 from komo_envs.suite import VALIDATION
-from komo_envs.tools import provenance
-from komo_envs.tools.cli import fail, parse
-from komo_envs.tools.errors import printable
-from komo_envs.tools.stats import wilson
-from policies.acting import StudentPolicy, check_device, env_options
-from policies.checkpoint import Origin, read_card, save_checkpoint
-from policies.config import Architecture, Encoder, HeadName, Modality, Training, make
-from policies.curves import Curves
-from policies.data import Layout, load_frames, open_layout, shares
-from policies.dinov2 import Backbone
-from policies.encoders import LEAST_SIDE, Readout
-from policies.evaluate import successes
-from policies.learner import Learner
+from komo_envs.utils import provenance
+from komo_envs.utils.cli import fail, parse
+from komo_envs.utils.errors import printable
+from komo_envs.utils.stats import wilson
 from policies.load import CARD
-from policies.side_by_side import Reporter, check_seeds, check_setup, train_and_tell
+from policies.rollout import successes
+from policies.student.checkpoint import Origin, read_card, save_checkpoint
+from policies.student.config import Architecture, Encoder, HeadName, Modality, Training, make
+from policies.student.dinov2 import Backbone
+from policies.student.encoders import LEAST_SIDE, Readout
+from policies.student.policy import StudentPolicy, check_device, env_options
+from policies.training.curves import Curves
+from policies.training.data import Layout, load_frames, open_layout, shares
+from policies.training.learner import Learner
+from policies.training.multi_seed import Reporter, check_seeds, check_setup, train_and_tell
 
 MODULE = "policies.train"
 SOURCES = ("komo_envs", "policies")

@@ -6,13 +6,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from experts.demos import DemoFile
-from komo_envs.ids import find_spec
+from experts.dataset.format import DemoFile
+from komo_envs.registration import find_spec
 from komo_envs.suite import VALIDATION
-from komo_envs.tools.cli import fail, parse
-from komo_envs.tools.stats import wilson
-from policies.rl_config import POLICY, AlgorithmName, Job, RewardMode, Setting, setup_of
-from policies.side_by_side import check_seeds, check_setup, train_and_tell
+from komo_envs.utils.cli import fail, parse
+from komo_envs.utils.stats import wilson
+from policies.rl.config import POLICY, AlgorithmName, Job, RewardMode, Setting, setup_of
+from policies.training.multi_seed import check_seeds, check_setup, train_and_tell
 
 MODULE = "policies.train_rl"
 
@@ -54,7 +54,7 @@ def main() -> None:
     """The command."""
     arguments = parse(Arguments, MODULE)
     try:
-        from policies.rl import train  # needs what --help does not
+        from policies.rl.agent import train  # needs what --help does not
 
         jobs = prepare(arguments)
     except (ValueError, OSError, ImportError) as error:

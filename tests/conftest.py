@@ -18,6 +18,7 @@ import pytest
 from komo_envs.suite import ENVS
 
 PROJECT = Path(__file__).parents[1]
+HELPERS = [PROJECT / "tests", *filter(Path.is_dir, (PROJECT / "tests").iterdir())]
 # Who starts the tests in the background may have it ignored, which the programs that they start
 # would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,7 +35,7 @@ def run_python(tmp_path: Path) -> RunPython:
     def run(
         script: str, *arguments: str, timeout: float = 300, **environment: str | None
     ) -> subprocess.CompletedProcess[str]:
-        paths = [str(PROJECT), str(PROJECT / "tests"), os.environ.get("PYTHONPATH", "")]
+        paths = [str(PROJECT), *map(str, HELPERS), os.environ.get("PYTHONPATH", "")]
         variables: dict[str, Any] = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),

@@ -11,7 +11,7 @@ from conftest import PROJECT, RunPython
 def test_the_readmes_python_runs_as_it_stands(run_python: RunPython, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 3
-    blocks.pop()  # learns for a while; tests/test_rl.py runs it
+    blocks.pop()  # learns for a while; tests/policies/test_rl.py runs it
     for block in blocks:
         done = run_python(block)
         assert (done.returncode, done.stderr) == (0, "")

@@ -13,8 +13,10 @@ import numpy as np
 import tyro
 from scipy.spatial.transform import Rotation
 
+from komo_envs.entities import ROBOT_LINKS, Array, Camera
 from komo_envs.env import KomoEnv
-from komo_envs.ids import ENTRY_POINT, find_spec
+from komo_envs.lab.cameras import CameraLost, open_stream, widest
+from komo_envs.lab.config import Lab, load_lab, save_lab
 from komo_envs.lab.markers import (
     BOARD_MARKER,
     board_size,
@@ -23,11 +25,9 @@ from komo_envs.lab.markers import (
     invert,
     locate_board,
 )
-from komo_envs.lab.setup import Lab, load_lab, save_lab
-from komo_envs.lab.streams import CameraLost, open_stream, widest
-from komo_envs.scene import ROBOT_LINKS, Array, Camera
+from komo_envs.registration import ENTRY_POINT, find_spec
 from komo_envs.tasks.base import TABLE_TOP
-from komo_envs.tools.cli import fail, parse
+from komo_envs.utils.cli import fail, parse
 from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW, Kinematics
 
 MODULE = "komo_envs.lab.calibrate"

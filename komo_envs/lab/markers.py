@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from komo_envs.lab.setup import Marker
-from komo_envs.lab.streams import Frame, Lens
-from komo_envs.scene import Array
-from komo_envs.tools.extras import missing
+from komo_envs.entities import Array
+from komo_envs.lab.cameras import Frame, Lens
+from komo_envs.lab.config import Marker
+from komo_envs.utils.extras import missing
 
 BOARD = (5, 7)
 """Markers of the calibration board, along x and y."""

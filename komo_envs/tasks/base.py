@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from komo_envs.scene import Array, Body, Camera, Mask, Pose, uprightness
+from komo_envs.entities import Array, Body, Camera, Mask, Pose, uprightness
 from komo_envs.worlds.base import WorldState
 
 Scene = dict[str, Any]

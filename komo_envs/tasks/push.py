@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from komo_envs.scene import Array, Body, Camera, Mask, axis, look_at, uprightness
+from komo_envs.entities import Array, Body, Camera, Mask, axis, look_at, uprightness
 from komo_envs.tasks.base import (
     MOST_DRAWS,
     TABLE,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from komo_envs.scene import (
+from komo_envs.entities import (
     HAND_MIDDLE,
     HAND_SIZE,
     Array,

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from komo_envs.scene import Array
+from komo_envs.entities import Array
 from komo_envs.worlds.base import CONTROL_PERIOD, World, WorldState
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def make_world(
         dry: Whether a real robot is sent nothing.
         is_free: See ``RobotWorld``; can be pickled.
     """
-    from komo_envs.worlds.isolated import IsolatedWorld
+    from komo_envs.worlds.process import IsolatedWorld
 
     if name == "sim":
         return _simulation()
-    return IsolatedWorld("komo_envs.worlds.robot:RobotWorld", address, name == "real", dry, is_free)
+    return IsolatedWorld("komo_envs.worlds.botop:RobotWorld", address, name == "real", dry, is_free)
 
 
 def _simulation() -> World:
@@ -61,8 +61,8 @@ def _simulation() -> World:
     extra, and every further one while it is open gets its own process. A process that was forked
     from one that has simulated gets no inline world either: PhysX's threads did not come along.
     """
-    from komo_envs.worlds.isolated import IsolatedWorld
     from komo_envs.worlds.physx import PhysxWorld
+    from komo_envs.worlds.process import IsolatedWorld
 
     global _inline, _inline_pid
     with _lock:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from komo_envs.scene import Array, Body
+from komo_envs.entities import Array, Body
 
 CONTROL_PERIOD = 0.1
 """Seconds between two actions."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from komo_envs.scene import HAND_MIDDLE, HAND_SIZE, ROBOT_LINKS, Array, Body, Pose
+from komo_envs.entities import HAND_MIDDLE, HAND_SIZE, ROBOT_LINKS, Array, Body, Pose
 from komo_envs.worlds.rai import quiet, reading_meshes, ry
 
 GRIPPER = "l_gripper"

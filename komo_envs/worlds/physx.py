@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from komo_envs.scene import IDENTITY, Array, Body
+from komo_envs.entities import IDENTITY, Array, Body
 from komo_envs.worlds.base import CONTROL_PERIOD, WorldState
 from komo_envs.worlds.panda import LINK_FRAMES, load_panda, set_stiffness
 from komo_envs.worlds.rai import SimulationError, plain_errors, quiet, ry

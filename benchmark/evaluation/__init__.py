@@ -1,0 +1,1 @@
+"""Rollouts of a policy in the test scenes."""

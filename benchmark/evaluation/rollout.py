@@ -1,0 +1,323 @@
+"""One episode: a policy acts in an environment until it ends, and is judged."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import imageio.v2 as imageio
+import numpy as np
+
+import komo_envs  # noqa: F401  (registers the environments)
+from benchmark.records.result import Episode
+from komo_envs.control import ActionError, as_array
+from komo_envs.lab import CameraLost
+from komo_envs.utils.errors import describe, printable
+from komo_envs.utils.foreign_code import ForeignError, foreign_code
+from komo_envs.worlds import CONTROL_PERIOD, WorldState
+from komo_envs.worlds.rai import RobotStopped
+from policies import Policy, load_policy
+from policies.base import env_options_of
+from policies.external.sb3 import SB3Options
+
+Env = gym.Env[Any, Any]
+
+
+class Job(NamedTuple):
+    """An episode to play: what ``Player.play`` takes."""
+
+    env_id: str
+    seed: int
+    film: bool = False
+
+    def __str__(self) -> str:
+        """As an error names it."""
+        return f"{self.env_id}, seed {self.seed}"
+
+
+class VideoError(RuntimeError):
+    """A video could not be rendered or written."""
+
+
+class Player:
+    """Plays single episodes, each of which depends on its environment and seed alone.
+
+    Environment and policies are made when they are first needed, and kept until an episode is of
+    another environment; a policy that raises is made anew. So never more than one simulation is
+    alive.
+
+    Args:
+        policy: What ``--policy`` named.
+        videos: Folder for the videos.
+        trust_code: Whether the policy may run code of its author's.
+        options: Keyword arguments of ``gym.make``, besides those that the policy asks for.
+        device: Of PyTorch, where a student computes.
+        sb3: How a model of Stable-Baselines3 was trained.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        videos: Path,
+        trust_code: bool = False,
+        options: Mapping[str, Any] = MappingProxyType({}),
+        device: str = "cpu",
+        sb3: SB3Options | None = None,
+    ) -> None:
+        self._spec = policy
+        self._options = options
+        self._videos = videos
+        self._trust_code, self._device, self._sb3 = trust_code, device, sb3
+        self._env_id: str | None = None
+        self._env: Env | None = None
+        self._made_with: dict[str, Any] | None = None
+        self._policies: dict[str, Policy] = {}
+        self._attached: set[str] = set()
+
+    def act_with(self, policy: str) -> None:
+        """Let another policy act, in the same environment if it asks for the same options."""
+        self._spec = policy
+
+    def options_for(self, env_id: str) -> dict[str, Any]:
+        """What the environment is made with for the policy, which is loaded if it is not yet."""
+        if self._spec not in self._policies:
+            policy = load_policy(self._spec, env_id, self._trust_code, self._device, self._sb3)
+            self._policies[self._spec] = policy
+        return {**self._options, **env_options_of(self._policies[self._spec])}
+
+    def play(self, env_id: str, seed: int, film: bool = False) -> Episode:
+        """Play one episode, and film it if asked to.
+
+        What the policy raises fails the episode, and is named in it. What else goes wrong is no
+        failure of the policy, and is raised: environment and policy could not be made, the reset,
+        the simulation or a camera failed, the video could not be written.
+
+        Raises:
+            Exception: Of any kind.
+        """
+        env, policy = self._prepare(env_id)
+        video = Video(self._videos, env, video_name(env_id, seed)) if film else None
+        scene: dict[str, Any] = {}
+        once = success = False
+        distance = None
+        tracking_errors: list[float] = []
+        delays: list[float] = []
+        steps = -1  # the reset is none
+        error = None
+        try:
+            self._attach(env, policy)
+            for info in steps_of_episode(env, policy, seed):
+                steps += 1
+                scene = scene or _plain(info["scene"])
+                success = bool(info["is_success"])
+                once = once or (success and steps > 0)
+                distance = float(info["distance"])
+                if steps > 0:
+                    tracking_errors.append(float(info["tracking_error"]))
+                    delays.append(float(info["delay"]))
+                if video is not None:
+                    video.add_frame()
+        except (ForeignError, ActionError) as raised:
+            error = _reason(raised)
+            del self._policies[self._spec]  # it may be broken; the robot is not let go of
+            self._attached.discard(self._spec)
+        except RobotStopped as stopped:
+            # A camera is not the policy's, nor is what happens on the way home from elsewhere.
+            if steps < 0 or isinstance(stopped, CameraLost):
+                raise
+            error = f"stopped: {printable(str(stopped))}"[:200]
+        unwrapped: Any = env.unwrapped
+        unwrapped.keep_pictures()
+        if error is None and (told := _told(env)) is not None:
+            success, once = told, once or told
+        success = success and error is None
+        failure = None
+        if not success:
+            failure = error or _own_reason(policy) or "timeout"
+        if video is not None:
+            video.save(success)
+        return Episode(
+            env=env_id,
+            seed=seed,
+            scene=scene,
+            success_once=once,
+            success_at_end=success,
+            distance=distance if distance is not None and math.isfinite(distance) else None,
+            steps=max(steps, 0),
+            failure=failure,
+            tracking_error=float(np.mean(tracking_errors)) if tracking_errors else None,
+            delay=float(np.median(delays)) if delays else 0.0,
+            deadline_misses=sum(delay >= CONTROL_PERIOD for delay in delays),
+        )
+
+    def _prepare(self, env_id: str) -> tuple[Env, Policy]:
+        if self._env_id not in (None, env_id):
+            self.close()
+        options = self.options_for(env_id)
+        policy = self._policies[self._spec]
+        if options != self._made_with:
+            self._close_env()
+            self._env = gym.make(
+                env_id, render_mode="rgb_array", disable_env_checker=True, **options
+            )
+            self._env_id, self._made_with = env_id, options
+        assert self._env is not None
+        return self._env, policy
+
+    def _attach(self, env: Env, policy: Policy) -> None:
+        """Let a policy that sees the state have the environment, once.
+
+        Raises:
+            ForeignError: The policy raised.
+        """
+        if self._spec in self._attached:
+            return
+        with foreign_code():
+            if getattr(policy, "privileged", False) and hasattr(policy, "attach"):
+                policy.attach(env)
+        self._attached.add(self._spec)
+
+    def close(self) -> None:
+        """Close the environment, if there is one, and let go of the policies."""
+        self._close_env()
+        self._policies.clear()
+
+    def _close_env(self) -> None:
+        if self._env is not None:
+            with contextlib.suppress(Exception):  # it may be what has just raised
+                self._env.close()
+        self._env = self._env_id = self._made_with = None
+        self._attached.clear()
+
+
+def _told(env: Env) -> bool | None:
+    """Whether an operator calls the episode a success; None if the environment sees that itself."""
+    inner: Any = env.unwrapped
+    outcome: bool | None = inner.ask_outcome()
+    return outcome
+
+
+def lost(job: Job, why: str) -> Episode:
+    """The episode of a job that was given up."""
+    return Episode(
+        env=job.env_id,
+        seed=job.seed,
+        scene={},
+        success_once=False,
+        success_at_end=False,
+        distance=None,
+        steps=0,
+        failure=f"error: {why}",
+    )
+
+
+def steps_of_episode(env: Env, policy: Policy, seed: int) -> Iterator[dict[str, Any]]:
+    """Play an episode; yield ``info`` after the reset and after every step.
+
+    Raises:
+        ForeignError: The policy raised, or what it returned cannot be made an action.
+        ActionError: The policy gave an action that the environment refused.
+    """
+    with foreign_code():
+        if hasattr(policy, "set_random_seed"):
+            policy.set_random_seed(seed)
+    observation, info = env.reset(seed=seed)
+    yield info
+    state, start, over = None, True, False
+    while not over:
+        with foreign_code():
+            first = np.array([start])
+            action, state = policy.predict(observation, state, first, deterministic=True)
+            action = as_array(action)  # which may run code of the policy's, too
+        observation, _, terminated, truncated, info = env.step(action)
+        start, over = False, terminated or truncated
+        yield info
+
+
+def _reason(error: ForeignError | ActionError) -> str:
+    """Why an episode failed: what the policy raised, or which action was refused."""
+    return f"error: {error if isinstance(error, ForeignError) else describe(error)}"[:200]
+
+
+def _own_reason(policy: Policy) -> str | None:
+    """Why the policy says that it failed; None if it does not say."""
+    try:
+        with foreign_code():
+            failure = getattr(policy, "failure", None)
+            if failure is not None and not isinstance(failure, str):
+                raise TypeError(f"failure: expected a str or None, got {type(failure).__name__}")
+    except ForeignError as error:
+        return _reason(error)
+    return failure and printable(failure)[:200]
+
+
+class Video:
+    """An mp4, in real time, of what ``env.render()`` shows.
+
+    It is drawn when the episode is over: a robot in real time would not wait for it.
+
+    Args:
+        folder: Made if it is not there.
+        env: With ``render_mode="rgb_array"``.
+        name: The file becomes ``<name>-success.mp4`` or ``<name>-failure.mp4``.
+    """
+
+    def __init__(self, folder: Path, env: Env, name: str) -> None:
+        self._env = env
+        self._folder = folder
+        self._name = name
+        self._scratch = folder / f".{name}.mp4"
+        self._states: list[WorldState] = []
+        with _video_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = imageio.get_writer(self._scratch, fps=env.metadata["render_fps"])
+
+    def add_frame(self) -> None:
+        """Keep the present moment."""
+        inner: Any = self._env.unwrapped
+        self._states.append(inner.state)
+
+    def save(self, success: bool) -> None:
+        """Draw the video, and give it its name."""
+        inner: Any = self._env.unwrapped
+        with _video_errors():
+            for state in self._states:
+                self._writer.append_data(inner.show(state))
+            self._writer.close()
+            outcome = "success" if success else "failure"
+            if self._scratch.exists():  # not if the policy raised before the first frame
+                self._scratch.replace(self._folder / f"{self._name}-{outcome}.mp4")
+
+
+def _plain(scene: dict[str, Any]) -> dict[str, Any]:
+    """The scene as it will be in the result.
+
+    Raises:
+        TypeError: It is not made of what JSON knows.
+    """
+    try:
+        return json.loads(json.dumps(scene))
+    except TypeError as error:
+        raise TypeError(
+            f"info['scene']: expected plain numbers, lists and dicts: {error}"
+        ) from error
+
+
+def video_name(env_id: str, seed: int) -> str:
+    """How the name of an episode's video begins: an id may have a ``:`` or a ``/``, and no file."""
+    return re.sub(r"[^\w.-]", "-", f"{env_id}-{seed}")
+
+
+@contextlib.contextmanager
+def _video_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise VideoError(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,1 @@
+"""Demonstrations as files: their format, how they are recorded, and their exports."""

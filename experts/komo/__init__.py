@@ -1,0 +1,1 @@
+"""KOMO as the experts use it: problems, time along a path, routes."""

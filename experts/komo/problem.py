@@ -1,0 +1,220 @@
+"""Path optimisation with KOMO: a problem stated by name, solved, and timed for execution."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from komo_envs.entities import Array, Body, Pose
+from komo_envs.worlds.panda import GRIPPER, load_panda
+from komo_envs.worlds.rai import quiet, ry
+
+EQ, INEQ, SOS = ry.OT.eq, ry.OT.ineq, ry.OT.sos
+"""The kinds of objectives: it is zero, it is at most zero, its square is a cost."""
+SLICES = 12
+"""Configurations that KOMO optimises in each phase."""
+# Measured on random scenes: these solve the problems of this package fastest.
+_SOLVER = {
+    "damping": 0.1,
+    "stopTolerance": 1e-3,
+    "lambdaMax": 100.0,
+    "stopInners": 20,
+    "stopEvals": 400,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A path of the arm, and why it is as it is."""
+
+    feasible: bool
+    """Whether every constraint is met; only then may it be executed."""
+    phases: tuple[str, ...]
+    """Names of the phases, in order."""
+    waypoints: dict[str, Array]
+    """Tool position (3,) at the end of each phase, world frame, m."""
+    objectives: dict[str, float]
+    """What each of KOMO's objectives is worth at the solution: squared cost, or violation."""
+    path: Array
+    """Joint positions (T, 7), rad; the first row is where the arm was."""
+    tool: Array
+    """Tool positions (T, 3) along the path, m."""
+    times: Array
+    """Seconds (T,) from the start of execution."""
+    ends: dict[str, int]
+    """Row of the path at which each phase ends."""
+    solve_seconds: float
+    """Wall time of the optimisation."""
+
+    def __str__(self) -> str:
+        """The plan in words and numbers, for a person to read."""
+        kind = "feasible" if self.feasible else "INFEASIBLE"
+        lines = [
+            f"{kind} plan of {self.times[-1]:.2f} s, found in {1000 * self.solve_seconds:.0f} ms"
+        ]
+        lines += [f"  {'phase':<10}{'ends at':>8}    tool at x, y, z"]
+        for phase in self.phases:
+            x, y, z = self.waypoints[phase]
+            lines += [f"  {phase:<10}{self.end_time(phase):>6.2f} s    {x:.3f}, {y:.3f}, {z:.3f} m"]
+        lines += ["  objective: cost, or violation of a constraint"]
+        lines += [f"    {value:8.1e}  {name}" for name, value in self.objectives.items()]
+        return "\n".join(lines)
+
+    def at(self, seconds: float) -> Array:
+        """Joint positions (7,) at a time, held at the last one after the end."""
+        return np.array([np.interp(seconds, self.times, column) for column in self.path.T])
+
+    def end_time(self, phase: str) -> float:
+        """Seconds at which a phase ends."""
+        return float(self.times[self.ends[phase]])
+
+
+class Problem:
+    """A KOMO problem of order 2 over the joint path of the arm.
+
+    Its objectives have names, and hold over times counted in phases: ``[1, 2]`` is the second one.
+    """
+
+    def __init__(
+        self, tool: Pose, q: Array, phases: Sequence[str], bodies: Sequence[Body] = ()
+    ) -> None:
+        """A path from joint positions ``q`` (7,) through ``phases``, smooth and within limits.
+
+        Args:
+            tool: Pose (7,) of the tool in the gripper's frame; objectives know it as ``"tool"``.
+            q: Where the arm is, rad.
+            phases: Names of the path's phases, in order.
+            bodies: What else objectives can name.
+        """
+        self._config = load_panda(bodies, meshes=False)
+        self._start = np.array(q, dtype=float)
+        self._phases = tuple(phases)
+        with quiet():
+            self._config.addFrame("tool", GRIPPER).setRelativePose(list(tool))
+            self._config.setJointState(q)
+            self._komo = ry.KOMO(self._config, len(phases), SLICES, 2, False)
+            self._komo.addControlObjective([], 0, 1e-2)
+            self._komo.addControlObjective([], 2, 1e-1)
+        self._names = ["stay near the start posture", "low acceleration"]
+        self.add("joint limits", INEQ, [], ry.FS.jointLimits, [], 1.0)
+
+    def add(
+        self,
+        name: str,
+        kind: ry.OT,
+        times: Sequence[float],
+        feature: ry.FS,
+        frames: Sequence[str],
+        scale: ArrayLike,
+        target: ArrayLike = (),
+        order: int = 0,
+    ) -> None:
+        """Add the objective ``scale @ (feature - target)``, or its ``order``-th time derivative.
+
+        Args:
+            name: What the plan's report calls it.
+            kind: ``EQ`` or ``INEQ``, for every row of it.
+            times: Phases (start, end), or one point of time; empty for all.
+            feature: A feature of rai.
+            frames: The frames that the feature is of.
+            scale: A number, or a matrix with a column for each row of the feature.
+            target: As many numbers as the feature has rows; none for zeros.
+            order: 0 for the feature itself, 1 for its velocity.
+        """
+        with quiet():
+            self._komo.addObjective(
+                list(times),
+                feature,
+                list(frames),
+                kind,
+                np.atleast_1d(np.asarray(scale, dtype=float)),
+                np.asarray(target, dtype=float),
+                order,
+            )
+        self._names.append(name)
+
+    def solve(
+        self, tool_speed: Mapping[str, float], joint_speed: float, stops: Sequence[str]
+    ) -> Plan:
+        """Optimise, and time the path.
+
+        Args:
+            tool_speed: Limit of the tool in m/s, for each phase.
+            joint_speed: Limit in rad/s for every joint.
+            stops: Phases at whose end the arm stands still.
+        """
+        started = time.perf_counter()
+        with quiet():
+            ry.rnd_seed(0)  # KOMO draws its start from rai's global generator
+            solver = ry.NLP_Solver(self._komo.nlp(), verbose=0)
+            solver.setOptions(verbose=0, **_SOLVER)
+            result = solver.solve()
+        seconds = time.perf_counter() - started
+        with quiet():
+            report = self._komo.report(False, True, False)
+            path = np.vstack([self._start, self._komo.getPath()])
+            frame = self._config.getFrame("tool")
+            rows = []
+            for q in path:
+                self._config.setJointState(q)
+                rows.append(frame.getPosition())
+        positions = np.array(rows)
+        ends = {phase: (i + 1) * SLICES for i, phase in enumerate(self._phases)}
+        limits = np.repeat([tool_speed[phase] for phase in self._phases], SLICES)
+        still = [0, *(ends[phase] for phase in stops)]
+        return Plan(
+            feasible=bool(result.feasible) and bool(np.isfinite(path).all()),
+            phases=self._phases,
+            waypoints={phase: positions[row] for phase, row in ends.items()},
+            objectives={name: float(report[f"o{i}"]["err"]) for i, name in enumerate(self._names)},
+            path=path,
+            tool=positions,
+            times=time_path(path, positions, limits, joint_speed, still),
+            ends=ends,
+            solve_seconds=seconds,
+        )
+
+
+RAMP = 0.25
+"""Seconds in which the arm may go from standing to its full speed."""
+
+
+def time_path(
+    path: Array, tool: Array, tool_speed: Array, joint_speed: float, stops: Sequence[int]
+) -> Array:
+    """When to be at each point of a path: as fast as limits of speed and acceleration allow.
+
+    A path has no pause but where it says so: students copy pauses, and freeze in them.
+
+    Args:
+        path: Joint positions (T, 7), rad.
+        tool: Tool positions (T, 3), m.
+        tool_speed: Limit (T - 1,) of each segment, m/s.
+        joint_speed: Limit of every joint, rad/s.
+        stops: Points at which the speed is zero.
+
+    Returns:
+        Seconds (T,), beginning with 0.
+    """
+    fastest = tool_speed.max()
+    # Each segment's length is the time it takes at full speed, its cap a share of that speed.
+    length = np.maximum(
+        np.abs(np.diff(path, axis=0)).max(axis=1) / joint_speed,
+        np.linalg.norm(np.diff(tool, axis=0), axis=1) / fastest,
+    )
+    length = np.maximum(length, 1e-6)
+    speed = np.ones(len(path))
+    speed[:-1] = tool_speed / fastest
+    speed[1:] = np.minimum(speed[1:], tool_speed / fastest)
+    speed[list(stops)] = 0.0
+    for i in range(len(length)):
+        speed[i + 1] = min(speed[i + 1], np.sqrt(speed[i] ** 2 + 2 * length[i] / RAMP))
+    for i in reversed(range(len(length))):
+        speed[i] = min(speed[i], np.sqrt(speed[i + 1] ** 2 + 2 * length[i] / RAMP))
+    # Two stops may be neighbours where the path does not move.
+    mean = np.maximum((speed[1:] + speed[:-1]) / 2, 1e-2)
+    return np.concatenate([[0.0], np.cumsum(length / mean)])

@@ -1,5 +1,0 @@
-"""Headless cameras: colour, depth and segmentation of a scene, with no screen and no X server."""
-
-from komo_envs.cameras.renderer import Image, Renderer
-
-__all__ = ["Image", "Renderer"]

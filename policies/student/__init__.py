@@ -1,0 +1,1 @@
+"""Student policies: the network, and how it acts."""

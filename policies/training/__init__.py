@@ -1,0 +1,1 @@
+"""How student policies are trained."""

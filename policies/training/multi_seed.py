@@ -1,0 +1,241 @@
+"""Trainings of several seeds, side by side: a process of one thread each, and what one sees."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import queue
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from komo_envs.utils.cli import fail, plain, printing
+from komo_envs.utils.files import check_utf8, check_writable, write_text
+from komo_envs.utils.workers import WorkerError, worker_environment
+
+SETUP = "setup.json"
+"""The file of a training's folder that says what it is."""
+
+
+class Job(Protocol):
+    """The training of one seed; it can be sent to another process."""
+
+    @property
+    def seed(self) -> int:
+        """Its own."""
+
+    @property
+    def steps(self) -> int:
+        """As many as it has."""
+
+    @property
+    def outcome(self) -> Path:
+        """The file that is there when it is done."""
+
+
+class Report(NamedTuple):
+    """What a training says of itself while it runs."""
+
+    seed: int
+    step: int
+    text: str
+    saved: bool
+    """Whether an interrupted training would go on from this step."""
+
+
+class Reporter(Protocol):
+    """Is told every now and then how a training comes along."""
+
+    def __call__(self, step: int, text: str, saved: bool = False) -> None:
+        """Tell of a step.
+
+        Args:
+            step: How many are done.
+            text: A line about it, or nothing.
+            saved: Whether an interrupted training would go on from here.
+        """
+
+
+def check_seeds(seeds: tuple[int, ...]) -> None:
+    """Refuse seeds that are none.
+
+    Raises:
+        ValueError: There are none, or two are the same, or one is negative.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds {seeds}: expected different seeds, at least one")
+    if min(seeds) < 0:
+        raise ValueError(f"--seeds {min(seeds)}: expected 0 or more")
+
+
+def check_setup(folder: Path, setup: Mapping[str, Any], outcome: Path) -> None:
+    """Find out whether a folder is new, or holds the same training; if new, say what it is.
+
+    Args:
+        folder: Of the training.
+        setup: What it is, in what JSON knows.
+        outcome: The file that is there when it is done.
+
+    Raises:
+        ValueError: It holds another, or cannot be written to.
+        OSError: It cannot be made.
+    """
+    check_utf8("--out", folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_writable("--out", outcome)
+    setup = json.loads(json.dumps(setup))
+    file = folder / SETUP
+    if not file.exists():
+        if outcome.exists():
+            raise ValueError(f"--out {folder}: holds a policy of another making")
+        write_text(file, json.dumps(setup))
+        return
+    try:
+        there = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--out {folder}: {file} is damaged: {error}") from error
+    for name, value in setup.items():
+        if there.get(name) != value:
+            raise ValueError(
+                f"--out {folder}: holds a training with other {name}: {there.get(name)} "
+                f"there, {value} here; choose another folder"
+            )
+
+
+def train_and_tell(
+    jobs: list[Any],
+    train: Callable[[Any, Reporter], None],
+    summary: Callable[[Any], str],
+    out: Path,
+    module: str,
+) -> None:
+    """Train all, and print what became of each; or end the process with one line that says why not.
+
+    Args:
+        jobs: As for ``train_all``.
+        train: As for ``train_all``.
+        summary: Of a job that is done, in one line.
+        out: Folder of all.
+        module: Of the command.
+    """
+    kept: dict[int, int] = {}
+    try:
+        train_all(jobs, train, module, kept)
+    except KeyboardInterrupt:
+        fail(module, f"interrupted; {_rest(jobs, kept)}", code=130)
+    except (WorkerError, OSError, ValueError) as error:
+        fail(module, f"stopped: {plain(error)}; {_rest(jobs, kept)}", code=1)
+    with printing(module, f"{out} is complete"):
+        for job in jobs:
+            print(summary(job))
+
+
+def _rest(jobs: list[Any], kept: Mapping[int, int]) -> str:
+    """Say how far each training is kept, and how to go on."""
+    seeds = [
+        f"seed {job.seed} is done"
+        if job.outcome.exists()
+        else f"seed {job.seed} is kept up to step {kept.get(job.seed, 0)} of {job.steps}"
+        for job in jobs
+    ]
+    return f"{', '.join(seeds)}; the same command goes on from there"
+
+
+def train_all(
+    jobs: list[Any],
+    train: Callable[[Any, Reporter], None],
+    module: str,
+    kept: dict[int, int],
+) -> None:
+    """Train all that are not done yet, and show how they come along.
+
+    Args:
+        jobs: Of kind ``Job``.
+        train: ``train(job, report)``, a function of a module.
+        module: Of the command, as its errors begin.
+        kept: Of each seed, the step that its training would go on from, is put in here.
+
+    Raises:
+        WorkerError: One of them failed.
+    """
+    jobs = [job for job in jobs if not job.outcome.exists()]
+    context = multiprocessing.get_context("spawn")
+    reports: Any = context.Queue()
+    processes = {
+        job.seed: context.Process(target=_run, args=(job, train, module, reports)) for job in jobs
+    }
+    with worker_environment():
+        for process in processes.values():
+            process.start()
+    try:
+        with showing({job.seed: job.steps for job in jobs}) as show:
+            while any(process.is_alive() for process in processes.values()) or not reports.empty():
+                with contextlib.suppress(queue.Empty):
+                    report: Report = reports.get(timeout=0.5)
+                    if report.saved:
+                        kept[report.seed] = report.step
+                    show(report)
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.join()
+    for job in jobs:
+        if not job.outcome.exists():
+            code = processes[job.seed].exitcode
+            raise WorkerError(f"the training of seed {job.seed} ended with code {code}")
+
+
+def _run(job: Any, train: Callable[..., None], module: str, reports: Any) -> None:
+    """The life of a training's process; it ends with the command, however that ends."""
+    parent = multiprocessing.parent_process()
+
+    def report(step: int, text: str, saved: bool = False) -> None:
+        if parent is not None and not parent.is_alive():
+            sys.exit(1)
+        if text or saved:
+            reports.put(Report(job.seed, step, text, saved))
+
+    try:
+        train(job, report)
+    except (ValueError, OSError) as error:
+        fail(module, f"seed {job.seed}: {error}", code=1)
+
+
+@contextlib.contextmanager
+def showing(totals: Mapping[int, int]) -> Iterator[Callable[[Report], None]]:
+    """A bar for each seed on a terminal; lines in a log file.
+
+    Args:
+        totals: Steps by seed.
+    """
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+    tasks = {seed: bars.add_task(f"seed {seed}", total=n, text="") for seed, n in totals.items()}
+    shown = dict.fromkeys(totals, 0)  # tenths of the steps, in lines
+
+    def show(report: Report) -> None:
+        bars.update(tasks[report.seed], completed=report.step)
+        if not report.text:
+            return
+        bars.update(tasks[report.seed], text=report.text)
+        total = totals[report.seed]
+        tenth, before = report.step * 10 // total, shown[report.seed]
+        shown[report.seed] = tenth
+        if bars.disable and (tenth > before or "validation" in report.text):
+            line = f"seed {report.seed}, step {report.step} of {total}: {report.text}"
+            print(line, file=sys.stderr, flush=True)
+
+    with bars:
+        yield show
