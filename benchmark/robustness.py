@@ -19,7 +19,7 @@ from benchmark.evaluation.display import episodes_each
 from benchmark.evaluation.policy_info import identify, tell
 from benchmark.evaluation.protocol import choose_envs, choose_seeds
 from benchmark.evaluation.rollout import Player
-from komo_envs.randomization import ALL, LIMITS, NAMED
+from komo_envs.randomization import ALL, LIMITS, PRESETS
 from komo_envs.utils import provenance
 from komo_envs.utils.cli import fail, parse, plain, printing
 from komo_envs.utils.files import check_writable, write_text
@@ -32,7 +32,7 @@ MODULE = "benchmark.robustness"
 VARIATIONS: dict[str, Any] = {
     "none": None,
     **{name: {name: getattr(ALL, name)} for name in LIMITS},
-    **{name: name for name in NAMED},
+    **{name: name for name in PRESETS},
 }
 """What ``randomize`` is, by name: nothing, each range alone, and those that have names."""
 

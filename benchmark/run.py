@@ -43,7 +43,7 @@ from komo_envs.utils.cli import fail, parse, plain, printing
 from komo_envs.utils.errors import printable
 from komo_envs.utils.files import write_text
 from komo_envs.utils.workers import Inline, Limits, Pool, WorkerError, Workers
-from komo_envs.worlds import WorldName
+from komo_envs.worlds import Backend
 from policies.external.sb3 import SB3Options
 from policies.load import REMOTE, learned_env, split_spec
 
@@ -70,7 +70,7 @@ class Arguments:
     workers: int | None = None
     """Processes that play episodes; as many as there are cores if not given, but one in real time.
     A real robot's episodes are played in this one, which asks its operator."""
-    world: WorldName = "sim"
+    world: Backend = "sim"
     """What the policy acts in: sim; botop, a robot that rai's BotOp simulates in real time; real,
     that of --lab."""
     lab: Path | None = None
@@ -251,9 +251,9 @@ def world_options(arguments: Arguments, folder: Path) -> dict[str, Any]:
         folder: Of the run, in which the pictures of a real world's scenes are kept.
     """
     if arguments.world != "real":
-        return {"world": arguments.world, "lab": arguments.lab, "dry_run": arguments.dry_run}
+        return {"backend": arguments.world, "lab": arguments.lab, "dry_run": arguments.dry_run}
     return {
-        "world": "real",
+        "backend": "real",
         "lab": arguments.lab,
         "dry_run": arguments.dry_run,
         "operator": TerminalOperator(folder / "layouts"),

@@ -164,7 +164,7 @@ class Expert(ABC):
     def _twin_of(self, env: KomoEnv) -> KomoEnv:
         """The twin of the attached env: made when first asked for, and closed with the expert."""
         if self._twin is None:
-            self._twin = env.make_twin()
+            self._twin = env.clone()
         return self._twin
 
     def own(self, env: gym.Env[Any, Any]) -> KomoEnv:

@@ -100,7 +100,7 @@ class PushExpert(Expert):
         end, last_d, last_n = places[-1], ways[-1], np.array([-ways[-1][1], ways[-1][0]])
 
         phases = ("approach", "push", "retreat")
-        problem = Problem(Push.tool, unwrapped.controller.command, phases, fixed)
+        problem = Problem(Push.tcp_offset, unwrapped.controller.command, phases, fixed)
         add, at, stick, joints = problem.add, ry.FS.position, ["tool"], ry.FS.qItself
         along, across = [[*(10 * d), 0]], [[*(10 * n), 0]]
         last_along, last_across = [[*(10 * last_d), 0]], [[*(10 * last_n), 0]]

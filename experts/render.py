@@ -157,7 +157,7 @@ def draw_file(file: DemoFile, arguments: Arguments) -> None:
     if arguments.cameras is not None:
         options["cameras"] = arguments.cameras
     if arguments.lab is not None:
-        options["lab"] = asdict(load_lab(arguments.lab).drawn())
+        options["lab"] = asdict(load_lab(arguments.lab).rendered())
     env: Any = file.make_env(**options).unwrapped
     head = {name: file.head[name] for name in HEAD}
     head["env_args"] = {
@@ -194,7 +194,7 @@ def redraw(env: KomoEnv, demo: Demo) -> None:
 
 def _watch(env: KomoEnv, demo: Demo) -> Iterator[dict[str, Any]]:
     """Bring ``env`` through a demonstration's states; yield what it observes of each."""
-    env.use_world(StoredWorld(demo.states))
+    env.set_world(StoredWorld(demo.states))
     yield env.reset(options={"scene": demo.scene})[0]
     for action in demo.executed:
         yield env.step(action)[0]
@@ -211,7 +211,7 @@ def draw_video(file: DemoFile, arguments: Arguments) -> None:
     demo = file[arguments.demo or 0]
     side = arguments.image_size or 480
     env: KomoEnv = file.make_env(obs_mode="state").unwrapped  # type: ignore[assignment]
-    camera = env.task.view
+    camera = env.task.render_camera
     if arguments.cameras is not None:
         placed = env.task.cameras if env.lab is None else env.lab.calibrated(env.task.cameras)
         known = {camera.name: camera for camera in placed}
@@ -221,7 +221,7 @@ def draw_video(file: DemoFile, arguments: Arguments) -> None:
     try:
         with replacing(arguments.out) as scratch:
             frames: list[Any] = [
-                env.take_pictures((camera,), (side, side), arguments.shadows)[0].rgb
+                env.render_images((camera,), (side, side), arguments.shadows)[0].rgb
                 for _ in _watch(env, demo)
             ]
             imageio.mimwrite(scratch, frames, fps=FPS, macro_block_size=1)

@@ -99,7 +99,7 @@ class ShelfExpert(Expert):
         across = np.array([first[1] - out[1], out[0] - first[0]])
         across /= np.linalg.norm(across)
 
-        problem = Problem(Shelf.tool, unwrapped.controller.command, phases)
+        problem = Problem(Shelf.tcp_offset, unwrapped.controller.command, phases)
         add, hook, at = problem.add, ["tool"], ry.FS.position
         x, y, z, xz = [[10, 0, 0]], [[0, 10, 0]], [[0, 0, 10]], [[10, 0, 0], [0, 0, 10]]
         down = [[0, 0, -10]]

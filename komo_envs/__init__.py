@@ -28,7 +28,7 @@ _ENVS: dict[str, dict[str, Any]] = {
         "task": _SHELF,
         "control_mode": "joint",
         "yaw": (0.0, 0.0),
-        "aside": 0.04,
+        "lateral_range": 0.04,
         "success_radius": 0.05,
     },
     "KomoShelfHard-v0": {
@@ -41,7 +41,7 @@ _ENVS: dict[str, dict[str, Any]] = {
         "cuboid_mass": (0.1, 1.0),
         "cuboid_friction": (0.2, 0.7),
         "neighbours": (1, 2),
-        "lane": 0.018,
+        "min_clearance": 0.018,
     },
 }
 

@@ -57,6 +57,20 @@ def check_size(name: str, value: Any) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
+def check_backend(backend: str, has_lab: bool, dry_run: bool, randomized: bool) -> None:
+    """Check that a backend has what it needs, and nothing that it cannot do.
+
+    Raises:
+        ValueError: It lacks a lab, or cannot do without motion or randomize.
+    """
+    if backend == "real" and not has_lab:
+        raise ValueError("backend='real': expected lab, the file that says what the lab has")
+    if backend != "real" and dry_run:
+        raise ValueError(f"dry_run: there is none with backend={backend!r}")
+    if backend == "real" and randomized:
+        raise ValueError("randomize: expected None with backend='real', which varies by itself")
+
+
 def select_options(options: Any, ignored: set[str]) -> dict[str, Any]:
     """The options of ``reset`` that an env knows: the scene, if it is given.
 

@@ -16,7 +16,7 @@ from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW, Kinematics
 
 CONTROL_MODES = ("joint", "ee", "ee_delta")
 MAX_JOINT_SPEED = 1.0
-"""rad/s of any joint; the real arm bears about twice as much."""
+"""Largest speed of any joint, rad/s; the real arm bears about twice as much."""
 
 
 GRID = 2.0**-20
@@ -25,7 +25,7 @@ precision holds them all, so an action of any mode can say exactly what one of a
 
 
 class ActionError(ValueError):
-    """What was given is no action."""
+    """The value given is no action."""
 
 
 def as_array(action: Any) -> NDArray[Any]:
@@ -53,7 +53,7 @@ class IsSafe:
         self._kinematics: Kinematics | None = None
 
     def __call__(self, q: Array) -> bool:
-        self._kinematics = self._kinematics or Kinematics(self._task.tool)
+        self._kinematics = self._kinematics or Kinematics(self._task.tcp_offset)
         return self._task.is_safe(*self._kinematics.poses(q))
 
 
@@ -72,11 +72,11 @@ class Controller:
 
     def __init__(self, task: Task, mode: str) -> None:
         self.mode = mode
-        self.kinematics = Kinematics(task.tool)
+        self.kinematics = Kinematics(task.tcp_offset)
         self._task = task
         self._ee = task.end_effector
         self.action_spaces = {mode: self._space(mode) for mode in CONTROL_MODES}
-        """Of every control mode."""
+        """The action space of every control mode."""
         self.action_space = self.action_spaces[mode]
         self.reset(task.home)
 
@@ -91,7 +91,8 @@ class Controller:
 
     def reset(self, q: Array) -> None:
         """Begin an episode at joint positions ``q`` (7,), rad."""
-        self._set_command(np.round(np.array(q, dtype=float) / GRID) * GRID)
+        q = np.round(np.array(q, dtype=float) / GRID) * GRID
+        self._set_command(q, self.kinematics.tool_pose(q))
 
     @property
     def command(self) -> Array:
@@ -125,14 +126,12 @@ class Controller:
 
     def reference(self, action: Array) -> Array:
         """The next joint reference (7,), rad, for a checked action (A,)."""
-        self._set_command(self.preview(action))
+        self._set_command(*self._next(action))
         return self._command
 
     def preview(self, action: Array) -> Array:
         """The joint reference (7,), rad, that a checked action (A,) would give; nothing changes."""
-        if self.mode == "joint":
-            return self._limited(np.clip(action, JOINT_LOW, JOINT_HIGH))
-        return self._limited(self.solve(self.target(action)))
+        return self._next(action)[0]
 
     def target(self, action: Array) -> Array:
         """The end-effector coordinates (E,) that a checked action (E,) asks for next."""
@@ -177,12 +176,19 @@ class Controller:
         low, high = self.action_spaces[mode].low, self.action_spaces[mode].high
         return np.clip(action.astype(np.float32), low, high)
 
-    def _set_command(self, q: Array) -> None:
+    def _set_command(self, q: Array, tool_pose: Array) -> None:
         self._command = q
-        self._ee_command = self.coordinates(q)
+        self._command_pose = tool_pose
+        self._ee_command = self._task.tool_coordinates(tool_pose)
 
-    def _limited(self, q: Array) -> Array:
-        """The reference nearest to ``q`` (7,) on the way there that all limits allow."""
+    def _next(self, action: Array) -> tuple[Array, Array]:
+        """The next joint reference (7,), rad, for a checked action (A,), and its tool pose (7,)."""
+        if self.mode == "joint":
+            return self._limited(np.clip(action, JOINT_LOW, JOINT_HIGH))
+        return self._limited(self.solve(self.target(action)))
+
+    def _limited(self, q: Array) -> tuple[Array, Array]:
+        """The reference (7,) nearest to ``q`` (7,) within all limits, and its tool pose (7,)."""
         step = q - self._command
         step *= min(1.0, MAX_JOINT_SPEED * CONTROL_PERIOD / max(np.abs(step).max(), 1e-9))
         moved = np.abs(self.coordinates(self._command + step) - self._ee_command) / self._ee.step
@@ -192,6 +198,7 @@ class Controller:
         for share in (1.0, 0.5, 0.25):
             # Toward where it was, so that no limit is exceeded.
             reference = self._command + np.trunc(share * step / GRID) * GRID
-            if self._task.is_safe(*self.kinematics.poses(reference)):
-                return reference
-        return self._command
+            tool_pose, link_poses = self.kinematics.poses(reference)
+            if self._task.is_safe(tool_pose, link_poses):
+                return reference, tool_pose
+        return self._command, self._command_pose

@@ -3,61 +3,70 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from komo_envs.arguments import (
+    check_backend,
     check_choice,
     check_size,
     make_task,
     select_cameras,
     select_options,
 )
-from komo_envs.control import CONTROL_MODES, Controller, IsSafe
+from komo_envs.control import CONTROL_MODES, Controller
 from komo_envs.entities import Array, Body, Camera
-from komo_envs.infos import recordable
-from komo_envs.lab import Lab, Live, Operator, TerminalOperator, check_lab, make_lab
-from komo_envs.randomization import Variation, make_randomization
+from komo_envs.observations import OBS_MODES, Observation, Observer
+from komo_envs.randomization import (
+    EpisodeRandomization,
+    check_scene,
+    make_randomization,
+    sample_scene,
+)
 from komo_envs.rendering import Image, Renderer
-from komo_envs.rendering.viewer import Viewer, has_display
+from komo_envs.rendering.viewer import Viewer, check_display, has_display
 from komo_envs.tasks import Scene
+from komo_envs.tasks.rewards import REWARD_MODES, evaluate_state, reward_of_goals
+from komo_envs.utils.recordable import recordable
 from komo_envs.worlds import (
     CONTROL_PERIOD,
+    Backend,
     World,
-    WorldName,
     WorldState,
     has_leaked,
     make_world,
 )
-from komo_envs.worlds.panda import JOINT_HIGH, JOINT_LOW
 
-OBS_MODES: dict[str, tuple[str, ...]] = {
-    "state": (),
-    "rgb": ("pixels",),
-    "depth": ("depth",),
-    "rgbd": ("pixels", "depth"),
-}
-"""The observation modes, and the keys of the images that each observes."""
-REWARD_MODES = ("sparse", "dense")
+if TYPE_CHECKING:
+    from komo_envs.lab import Lab, Operator
+
 HOLD_STEPS = round(0.5 / CONTROL_PERIOD)
 """Steps for which success must hold until the episode ends: half a second."""
 
-Observation = dict[str, Any]
+
+def unwrap(env: gym.Env[Any, Any]) -> KomoEnv:
+    """The environment inside all wrappers.
+
+    Raises:
+        TypeError: It is not one of this package.
+    """
+    inner = env.unwrapped
+    if not isinstance(inner, KomoEnv):
+        raise TypeError(f"env: expected an environment of komo_envs, got {type(inner).__name__}")
+    return inner
 
 
 class KomoEnv(gym.Env[Observation, np.ndarray]):
     """A Franka Panda moves an object without grasping it.
 
-    What is particular to a task stands in the docstring of its class, ``env.unwrapped.task``:
-    scene and starting state, end-effector coordinates, goals, privileged state, success, options.
+    The class of each task, ``env.unwrapped.task``, documents what is particular to it: scene and
+    starting state, end-effector coordinates, goals, privileged state, success, options.
 
     ## Description
     A simulated Panda (rai's PhysX, steps of 5 ms) holds a tool and is commanded at 10 Hz. The
@@ -88,11 +97,11 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     | `achieved_goal` | (G,) where the object is, m, and 1 if it rests as it should, else 0  |
     | `desired_goal`  | (G,) where it is to be, and 1                                        |
 
-    With ``obs_mode="rgb"``, ``"depth"`` or ``"rgbd"``, what a real robot knows:
+    With ``obs_mode="rgb"``, ``"depth"`` or ``"rgbd"``, the observations of a real robot:
 
     | key         | type                | content                                                  |
     | ----------- | ------------------- | -------------------------------------------------------- |
-    | `pixels`    | uint8 (H, W, 3)     | colour image (rgb and rgbd)                              |
+    | `pixels`    | uint8 (H, W, 3)     | color image (rgb and rgbd)                              |
     | `depth`     | float32 (H, W, 1)   | metres along the optical axis, 0 where nothing is seen   |
     | `agent_pos` | float32 (14 + 2E,)  | the first 14 + 2E numbers of the state's `observation`   |
     | `goal`      | float32 (G - 1,)    | the goal without its last number: where to, m            |
@@ -104,19 +113,19 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     ``reward_mode="sparse"`` (default): 0 on success, -1 otherwise. ``"dense"``: the sum of the
     task's named terms, which ``info["reward_terms"]`` holds in either mode. With
     ``obs_mode="state"``, ``compute_reward(achieved_goal, desired_goal, info)`` gives the same for
-    one pair of goals or a batch of them, for hindsight relabelling.
+    one pair of goals or a batch of them, for hindsight relabeling.
 
     ## Starting State
-    The arm starts at the task's home position, the scene is drawn from the seed.
+    The arm starts at the task's home position, the scene is sampled from the seed.
     ``reset(options={"scene": {...}})`` sets the scene.
 
     ## Episode End
     The episode terminates when success has held for half a second, and is truncated after the
     id's time limit. ``info``, of reset and of every step, has ``is_success``, ``distance`` (m),
-    ``reward_terms``, ``scene`` (the episode's scene, as ``reset`` takes it), ``tool`` (its pose
-    (7,)), ``tracking_error`` (the largest distance of a joint from its last command, rad) and
-    ``delay`` (from the last observation to the action that followed, s; 0 in simulation, which
-    waits for it). Numbers are NumPy's scalars and ``is_success`` is an array of no axis, as TorchRL
+    ``reward_terms``, ``scene`` (the episode's scene, as ``reset`` takes it), ``tcp_pose`` (pose
+    (7,) of the tool), ``tracking_error`` (the largest distance of a joint from its last command,
+    rad) and ``latency`` (from the last observation to the action that followed, s; 0 in
+    simulation). Numbers are NumPy's scalars and ``is_success`` is an array of no axis, as TorchRL
     and Minari record them; the scene is of plain numbers, lists and dicts, as JSON has them.
 
     ## Arguments
@@ -146,7 +155,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         cameras: Sequence[str] = ("front",),
         shadows: bool = False,
         randomize: str | Mapping[str, float] | None = None,
-        world: WorldName = "sim",
+        backend: Backend = "sim",
         lab: Lab | Mapping[str, Any] | str | Path | None = None,
         operator: Operator | None = None,
         dry_run: bool = False,
@@ -154,7 +163,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         render_size: tuple[int, int] = (480, 640),
         **options: Any,
     ) -> None:
-        """Make the env. Simulator and renderer start at the first reset and the first picture.
+        """Make the env. Simulator and renderer start at the first reset and the first image.
 
         Args:
             task: ``"module:Class"`` of the task, set by the registered id.
@@ -163,15 +172,15 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             reward_mode: ``"sparse"`` or ``"dense"``.
             image_size: Side, or (height, width), of observed images in pixels.
             cameras: Names of the cameras observed: ``"front"`` (static), ``"wrist"``.
-            shadows: Whether observed images have soft shadows, which are slower to draw.
-            randomize: What varies from episode to episode: None, ``"seen"``, ``"felt"``, ``"all"``,
-                or a dict with fields of ``komo_envs.randomization.Randomization``.
-            world: ``"sim"``; ``"botop"``, rai's BotOp, the interface of the real robot, with a
-                robot that it simulates in real time; or ``"real"``, that of the ``lab``.
-            lab: A laboratory, see ``komo_envs.lab.Lab``, or its fields, or the file that has them:
-                cameras are where its are, in any world.
-            operator: Who lays out the scenes of a real world; asked at the terminal if None.
-            dry_run: Whether a real robot is sent nothing, and what it would be sent is printed.
+            shadows: Whether observed images have soft shadows, which are slower to render.
+            randomize: Domain randomization: None, ``"visual"``, ``"dynamics"``, ``"all"``, or a
+                dict with fields of ``komo_envs.randomization.Randomization``.
+            backend: ``"sim"``; ``"botop"``, rai's BotOp, the interface of the real robot, with a
+                robot that it simulates in real time; or ``"real"``, the robot of the ``lab``.
+            lab: A ``komo_envs.lab.Lab``, its fields, or the file that has them. Cameras stand
+                where it has them, with any backend.
+            operator: Lays out the scenes of a real robot; asked at the terminal if None.
+            dry_run: Whether a real robot is sent nothing, and its commands are printed instead.
             render_mode: None, ``"rgb_array"`` or ``"human"``.
             render_size: (height, width) in pixels of what ``render()`` shows.
             **options: The task's own options: the fields of its class.
@@ -186,23 +195,20 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         check_choice("control_mode", control_mode, CONTROL_MODES)
         check_choice("reward_mode", reward_mode, REWARD_MODES)
         check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        check_choice("world", world, get_args(WorldName))
+        check_choice("backend", backend, get_args(Backend))
+        if render_mode == "human":
+            check_display()
         if not has_display():
-            if render_mode == "human":
-                raise RuntimeError(
-                    "render_mode='human' needs a display, and there is none (DISPLAY is not "
-                    "set); use another one, or run under xvfb-run"
-                )
             self.metadata = {**self.metadata, "render_modes": ["rgb_array"]}
         self.task = make_task(task, options)
         self.randomization = make_randomization(randomize)
-        self.world_name = world
-        self.lab = make_lab(lab)
-        check_lab(self.lab, world, dry_run, self.randomization is not None)
+        self.backend = backend
+        self.lab = _make_lab(lab)
+        check_backend(backend, self.lab is not None, dry_run, self.randomization is not None)
         self.operator = operator
         self.dry_run = dry_run
         given = {"task": task, "control_mode": control_mode, "randomize": randomize}
-        self._same_task: dict[str, Any] = {**given, **options}
+        self._task_arguments: dict[str, Any] = {**given, **options}
         self.task_description = self.task.description
         self.obs_mode = obs_mode
         self.control_mode = control_mode
@@ -217,19 +223,19 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
 
         self.controller = Controller(self.task, control_mode)
         self.action_space = self.controller.action_space
+        self._observer = Observer(self.task, self.cameras, self.image_size, shadows)
         self.observation_space = self.observation_space_of(obs_mode)
 
         self.world: World | None = None
         self._world_pid: int | None = None
         self.renderer = Renderer()
         self._viewer: Viewer | None = None
-        self._live: Live | None = None
         self._state: WorldState | None = None
         self.scene: Scene = {}
         self.bodies: tuple[Body, ...] = ()
-        self._variation = Variation(None)
+        self._randomized = EpisodeRandomization(None)
         self.actions: list[np.ndarray] = []
-        """What was done since the reset: with the scene, it brings about the same state again."""
+        """Actions since the reset. With the scene, they bring about the same state again."""
         self._success_steps = 0
         self._ignored_options: set[str] = set()
 
@@ -247,12 +253,12 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             )
         return self.__dict__.copy()
 
-    def make_twin(self) -> KomoEnv:
+    def clone(self) -> KomoEnv:
         """Another env of the same task and control mode, which observes the state.
 
         After a reset to the same scene and the same ``actions``, it is in the same state.
         """
-        return KomoEnv(**self._same_task)
+        return KomoEnv(**self._task_arguments)
 
     @property
     def state(self) -> WorldState:
@@ -269,23 +275,12 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
     def compute_reward(self) -> Callable[..., Any]:
         """``compute_reward(achieved_goal, desired_goal, info)``: the reward of other goals.
 
-        With ``obs_mode="state"`` only: other libraries take whatever has it for a goal env.
-
-        Args:
-            achieved_goal: What was achieved, float32 (G,) or a batch of them (B, G).
-            desired_goal: What is wanted, of the same shape.
-            info: The step's info, or B of them. Only dense rewards look at it, for the terms that
-                do not depend on goals.
-
-        Returns:
-            The reward, a float or (B,). For the goals and info of a step, that step's own.
-
-        Raises:
-            ValueError: dense rewards, and an info that is not a step's.
+        See ``komo_envs.tasks.rewards.reward_of_goals``. With ``obs_mode="state"`` only: other
+        libraries take any env that has it for a goal env.
         """
         if self.obs_mode != "state":
             raise AttributeError(f"compute_reward: there is none with obs_mode={self.obs_mode!r}")
-        return self._compute_reward
+        return functools.partial(reward_of_goals, self.task, self.reward_mode)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -293,45 +288,34 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         """Begin an episode.
 
         Args:
-            seed: Seed of the scene's draw and of those that follow.
-            options: None, or ``{"scene": ...}`` with the scene to set up instead of drawing one.
+            seed: Seed of this scene and of those that follow.
+            options: None, or ``{"scene": ...}`` with the scene to set up in place of a sampled one.
                 Options of other names are ignored, with one warning each: some libraries mark
                 resets with options of their own.
 
         Raises:
-            ValueError: an option is a misspelt ``"scene"``, or the scene is not one that the task
-                can set up.
+            ValueError: an option is a misspelt ``"scene"``, or the task cannot set up the scene.
         """
         taken = select_options(options, self._ignored_options)
         given = self.check_scene(taken["scene"]) if taken else None
         super().reset(seed=seed)
-        scene = given or self._sample_scene()
+        scene = given or sample_scene(self.task, self.randomization, self.np_random)
         if self.world is None or self._world_pid != os.getpid() or has_leaked(self.world):
-            self._enter_world()
+            self.set_world(self._make_world())
             assert self.world is not None
         if self.render_mode == "human":
             self._open_viewer()  # a display that does not answer is found out before anything moves
         self.scene = scene
         self.actions = []
-        varied = self._variation = Variation(scene.get("randomize"))
-        self.bodies = varied.bodies(self.task.bodies(scene))
+        self._randomized = EpisodeRandomization(scene.get("randomize"))
+        self.bodies = self._randomized.bodies(self.task.bodies(scene))
+        self._desired_goal = self.task.desired_goal(scene)
         self.controller.reset(self.task.home)
         home = self.controller.command
-        collides = self.task.arm_collides
-        if self._live is not None:
-            self._live.check_sees(self.bodies, self.obs_mode, self.reward_mode)
-            first, self._state = self._state is None, None
-            if first:  # or after something went wrong
-                way = "by the way that it came, or straight if it came none"
-                known = self._live.what_is_known(self.bodies)
-                motion = f"The arm is about to go to its home position, {way}."
-                self._live.operator.confirm(f"{known} {motion}")
-            else:
-                self._live.operator.confirm("The arm is about to go home, by the way that it came.")
         self._state = None
-        state = self.world.reset(home, self.bodies, collides, varied.stiffness)
-        self._state = state if self._live is None else self._lay_out(self._live, home, state)
-        varied.begin(home, self._state)
+        stiffness = self._randomized.stiffness
+        self._arrive(self.world.reset(home, self.bodies, self.task.arm_collides, stiffness))
+        self._randomized.begin(home, self.state)
         self._success_steps = 0
         observation, _, info = self._evaluate()
         if self.render_mode == "human":
@@ -352,37 +336,28 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         checked = self.controller.check(action)
         before = self.controller.command
         reference = self.controller.reference(checked)
-        # Whatever interrupts the motion, Ctrl-C too, leaves arm and command apart: the episode
-        # is over then.
+        # An interruption, Ctrl-C too, leaves arm and command apart: the episode is over then.
         self._state = None
-        if self.dry_run:
-            print(f"would be sent to {np.round(reference, 4).tolist()} rad")
-        self._state = self._seen(self.world.step(self._variation.send(reference)))
-        self._variation.arrive(self._state)
-        if not self._state.followed:
+        self._arrive(self.world.step(self._randomized.delayed(reference)))
+        self._randomized.record(self.state)
+        if not self.state.followed:
             self.controller.reset(before)
-            self._variation.take_back()
+            self._randomized.take_back()
         self.actions.append(checked)
-        observation, reward, info = self._evaluate()
+        observation, step_reward, info = self._evaluate()
         self._success_steps = self._success_steps + 1 if info["is_success"] else 0
         terminated = self._success_steps >= HOLD_STEPS
         if self.render_mode == "human":
             self.render()
-        return observation, reward, terminated, False, info
+        return observation, step_reward, terminated, False, info
 
     def check_scene(self, scene: Any) -> Scene:
         """A scene as ``reset`` takes it, with plain numbers.
 
         Raises:
-            ValueError: it is not one that this env can set up.
+            ValueError: this env cannot set it up.
         """
-        if self.randomization is None or not isinstance(scene, Mapping):
-            return self.task.check_scene(scene)
-        rest = {key: value for key, value in scene.items() if key != "randomize"}
-        checked = self.task.check_scene(rest)
-        bodies, draw = self.task.bodies(checked), scene.get("randomize")
-        checked["randomize"] = self.randomization.check(draw, bodies, self.task.cameras)
-        return checked
+        return check_scene(self.task, self.randomization, scene)
 
     def render(self) -> np.ndarray | None:
         """The scene as uint8 (H, W, 3) of ``render_size``, or shown in a window in human mode.
@@ -393,48 +368,43 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         if self.render_mode is None:
             gym.logger.warn("render() does nothing: make the env with render_mode='rgb_array'")
             return None
-        picture = self.show()
+        image = self.render_state()
         if self.render_mode == "rgb_array":
-            return picture
+            return image
         viewer, self._viewer = self._open_viewer(), None  # one that fails is of no more use
-        viewer.show(picture, self.metadata["render_fps"])
+        viewer.show(image, self.metadata["render_fps"])
         self._viewer = viewer
         return None
 
-    def show(self, state: WorldState | None = None) -> np.ndarray:
-        """What ``render`` shows, of any state of this episode, the present one if none is given."""
-        [image] = self.take_pictures((self.task.view,), self.render_size, shadows=True, state=state)
+    def render_state(self, state: WorldState | None = None) -> np.ndarray:
+        """The image of ``render`` for any state of this episode, the present one if None."""
+        cameras = (self.task.render_camera,)
+        [image] = self.render_images(cameras, self.render_size, shadows=True, state=state)
         return image.rgb
 
-    def take_pictures(
+    def render_images(
         self,
         cameras: Sequence[Camera],
         size: tuple[int, int],
         shadows: bool = False,
         state: WorldState | None = None,
     ) -> list[Image]:
-        """RGB, depth and segmentation of a state, the present one if none is given, from any
-        cameras at any size.
+        """RGB, depth and segmentation of a state, the present one if None, from any cameras.
+
+        Args:
+            cameras: Static ones, or carried by a link of the robot.
+            size: (height, width) in pixels.
+            shadows: Whether the main light casts soft shadows.
+            state: A state of this episode.
         """
         state = state or self.state
         self.renderer.set_bodies(self.bodies)
-        poses = (state.link_poses, self._variation.shown(state.body_poses))
-        return self.renderer.render(*poses, cameras, size, shadows, self._variation.look)
+        poses = (state.link_poses, self._randomized.rendered_poses(state.body_poses))
+        return self.renderer.render(*poses, cameras, size, shadows, self._randomized.look)
 
-    def ask_outcome(self) -> bool | None:
-        """Whether the operator calls the episode a success; None if the env sees that itself."""
-        if self._live is None or not self._live.unseen(self.bodies):
-            return None
-        return self._live.operator.outcome()
-
-    def keep_pictures(self) -> None:
-        """Have the operator keep what a live camera showed at the start and at last, if any did."""
-        if self._live is not None:
-            self._live.keep(self._static_camera)
-
-    def use_world(self, world: World) -> None:
+    def set_world(self, world: World) -> None:
         """From the next reset on, act in ``world``, which the env then owns, and no other."""
-        self.close()  # what a forked process inherits of its parent's world is of no use
+        self.close()  # a forked process cannot use the world of its parent
         self.world, self._world_pid = world, os.getpid()
 
     def close(self) -> None:
@@ -442,9 +412,6 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         if self.world is not None:
             self.world.close()
             self.world = self._world_pid = None
-        if self._live is not None:
-            self._live.close()
-            self._live = None
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None
@@ -452,120 +419,62 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self._state = None
 
     def proprioception(self) -> Array:
-        """What the robot knows of itself (P,): q, commanded q, end-effector, commanded one."""
-        q, command = self.state.q, self.controller.command
-        ee = self.controller.coordinates(q)
-        return np.concatenate([q, command, ee, self.controller.ee_command])
-
-    def _compute_reward(
-        self,
-        achieved_goal: np.ndarray,
-        desired_goal: np.ndarray,
-        info: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-    ) -> Any:
-        if self.reward_mode == "sparse":
-            reward = self.task.is_success(achieved_goal, desired_goal) - np.float64(1)
-        else:
-            infos = [info] if isinstance(info, Mapping) else info
-            if not all("reward_terms" in i and "tool" in i for i in infos):
-                raise ValueError(
-                    "info: expected the infos of the steps, for the terms of the dense reward; "
-                    "Stable-Baselines3 gives them with HerReplayBuffer(copy_info_dict=True)"
-                )
-            tool = np.array([i["tool"] for i in infos])
-            tool = tool[0] if isinstance(info, Mapping) else tool
-            goal_terms = self.task.goal_reward_terms(achieved_goal, desired_goal, tool)
-            others = [
-                sum(value for name, value in i["reward_terms"].items() if name not in goal_terms)
-                for i in infos
-            ]
-            other = others[0] if isinstance(info, Mapping) else np.array(others)
-            reward = np.sum(list(goal_terms.values()), axis=0) + other
-        return float(reward) if np.ndim(reward) == 0 else reward
-
-    def _evaluate(self) -> tuple[Observation, float, dict[str, Any]]:
-        """Observation, reward and info of the present state."""
-        tool = self.controller.kinematics.tool_pose(self.state.q)
-        if self._live is not None and self._live.unseen(self.bodies):
-            return self.observe(self.obs_mode), -1.0, self._info(tool, False, math.nan, {})
-        achieved = self.task.achieved_goal(self.scene, self.state)
-        desired = self.task.desired_goal(self.scene)
-        terms: dict[str, Any] = {
-            **self.task.goal_reward_terms(achieved, desired, tool),
-            **self.task.other_reward_terms(self.scene, self.state, tool),
-        }
-        success = bool(self.task.is_success(achieved, desired))
-        info = self._info(tool, success, float(self.task.distance(achieved, desired)), terms)
-        reward = self._compute_reward(achieved, desired, info)
-        return self.observe(self.obs_mode), reward, info
-
-    def _info(
-        self, tool: Array, success: bool, distance: float, terms: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        return {
-            # An array and no np.bool_, of which Gymnasium's vector envs would make objects.
-            "is_success": np.array(success),
-            "distance": np.float64(distance),
-            "reward_terms": {name: np.float64(value) for name, value in terms.items()},
-            "scene": recordable(self.scene),
-            "tool": tool,
-            "tracking_error": np.abs(self.state.q - self.controller.command).max(),
-            "delay": np.float64(self.state.delay),
-        }
+        """Joint positions, their command, end-effector coordinates, their command (14 + 2E,)."""
+        coordinates = self.task.tool_coordinates(self._tcp_pose)
+        command = self.controller.command
+        return np.concatenate([self.state.q, command, coordinates, self.controller.ee_command])
 
     def observe(self, obs_mode: str) -> Observation:
-        """What any observation mode sees of the present state.
+        """The observation of the present state in any observation mode.
 
         Raises:
             RuntimeError: the env has not been reset.
         """
-        proprioception, desired = self.proprioception(), self.task.desired_goal(self.scene)
+        state, proprioception = self.state, self.proprioception()
         if obs_mode == "state":
-            privileged = self.task.privileged(self.scene, self.state)
-            if self._live is not None:  # what is hidden is taken to stand where it was last
+            privileged = self.task.privileged(self.scene, state)
+            if self.backend == "real":  # a hidden body has no known velocity
                 privileged = np.nan_to_num(privileged)
             vectors = {
-                "observation": np.concatenate([proprioception, self.state.qdot, privileged]),
-                "achieved_goal": self.task.achieved_goal(self.scene, self.state),
-                "desired_goal": desired,
+                "observation": np.concatenate([proprioception, state.qdot, privileged]),
+                "achieved_goal": self._achieved_goal,
+                "desired_goal": self._desired_goal,
             }
         else:
-            vectors = {"agent_pos": proprioception, "goal": desired[:-1]}
-        observation = self._pictures(obs_mode)
-        for key, value in vectors.items():
-            low, high = self._bounds[key]
-            # Inside its space, whatever the simulation did.
-            observation[key] = np.clip(value.astype(np.float32), low, high)
-        return observation
+            vectors = {"agent_pos": proprioception, "goal": self._desired_goal[:-1]}
+        step = len(self.actions)
+        images = self._observer.images(obs_mode, state, step, self._randomized, self.render_images)
+        return {**images, **self._observer.vectors(vectors)}
 
     def observation_space_of(self, obs_mode: str) -> spaces.Dict:
         """The space of what ``observe`` returns."""
-        keys: tuple[str, ...] = ("observation", "achieved_goal", "desired_goal")
-        if obs_mode != "state":
-            keys = ("agent_pos", "goal")
-        vectors = {key: spaces.Box(*self._bounds[key]) for key in keys}
-        return spaces.Dict({**self._picture_spaces(obs_mode), **vectors})
+        return self._observer.space(obs_mode)
 
-    def _pictures(self, obs_mode: str) -> Observation:
-        if obs_mode == "state":
-            return {}
-        live = self._live and self._live.pictures(self.cameras, self.image_size)
-        pictures = live or self._drawn_pictures()
-        values = dict(zip(("pixels", "depth"), zip(*pictures, strict=True), strict=True))
-        return {key: self._per_camera(values[key]) for key in OBS_MODES[obs_mode]}
+    def _arrive(self, state: WorldState) -> None:
+        """Take a new state, and compute once what observation and reward both need of it."""
+        self._tcp_pose = self.controller.kinematics.tool_pose(state.q)
+        self._achieved_goal = self.task.achieved_goal(self.scene, state)
+        self._state = state
 
-    def _drawn_pictures(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Colours and depth as the cameras observe them, with all that varies."""
-        cameras, state = self._variation.cameras(self.cameras), self._variation.seen()
-        images = self.take_pictures(cameras, self.image_size, self.shadows, state)
-        first = len(self.actions) * len(images)
-        return [
-            (
-                image.rgb,
-                np.minimum(self._variation.measured(image.depth, first + number), camera.far),
-            )
-            for number, (image, camera) in enumerate(zip(images, cameras, strict=True))
-        ]
+    def _evaluate(self) -> tuple[Observation, float, dict[str, Any]]:
+        """Observation, reward and info of the present state."""
+        step_reward, evaluated = evaluate_state(
+            self.task,
+            self.reward_mode,
+            self.scene,
+            self.state,
+            self._achieved_goal,
+            self._desired_goal,
+            self._tcp_pose,
+        )
+        info = {
+            **evaluated,
+            "scene": recordable(self.scene),
+            "tcp_pose": self._tcp_pose.copy(),
+            "tracking_error": np.abs(self.state.q - self.controller.command).max(),
+            "latency": np.float64(self.state.latency),
+        }
+        return self.observe(self.obs_mode), step_reward, info
 
     def _open_viewer(self) -> Viewer:
         """The window, which is opened if there is none."""
@@ -573,96 +482,27 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             self._viewer = Viewer(self.task_description, self.render_size)
         return self._viewer
 
-    def _enter_world(self) -> None:
-        """Make the world, and open the laboratory's cameras."""
-        lab = self.lab
-        if self.world_name != "real" or lab is None:
-            self.use_world(make_world(self.world_name))
-            return
-        address, is_safe = None, None
-        if lab.robot == "franka":
-            if type(self.task).__module__ == "__main__":  # which no other process can import
-                raise ValueError("task: defined in __main__; expected one of a module, for a robot")
-            address, is_safe = lab.address, IsSafe(self.task)
-        operator = self.operator or TerminalOperator(Path("layouts"))
-        observed = [] if self.obs_mode == "state" else [camera.name for camera in self.cameras]
-        live = Live(lab, operator, lab.calibrated(self.task.cameras), observed)
-        self.use_world(make_world("real", address, self.dry_run, is_safe))
-        self._live = live
+    def _make_world(self) -> World:
+        if self.backend != "real" or self.lab is None:
+            return make_world(self.backend)
+        from komo_envs.lab.world import LabWorld  # needs what a simulation does without
 
-    def _lay_out(self, live: Live, home: Array, wanted_state: WorldState) -> WorldState:
-        """Have the scene laid out as in a state, and look at it; the arm is at home."""
-        assert self.world is not None
-        live.begin()
-        camera = self._static_camera
-        [wanted] = self.take_pictures((camera,), self.render_size, True, wanted_state)
-        live.operator.lay_out(live.overlaid(wanted.rgb, camera))
-        while True:
-            # However long it took, the episode begins now.
-            state = self._seen(replace(self.world.step(home), delay=0.0, followed=True))
-            if hidden := live.hidden(state, self.bodies):
-                live.operator.confirm(f"The marker of {', '.join(hidden)} is not seen: uncover it.")
-            elif wrong := live.misplaced(state, wanted_state, self.bodies):
-                live.operator.confirm(f"Not laid out yet: {wrong}.")
-                live.operator.lay_out(live.overlaid(wanted.rgb, camera))
-            else:
-                live.start()
-                return state
+        return LabWorld(
+            self.lab,
+            self.task,
+            self.cameras,
+            self.image_size,
+            self.render_size,
+            self.obs_mode,
+            self.reward_mode,
+            self.operator,
+            self.dry_run,
+        )
 
-    @property
-    def _static_camera(self) -> Camera:
-        """The first that stands still of those that policies see through, else the task's view."""
-        return next((c for c in self.cameras if c.parent is None), self.task.view)
 
-    def _seen(self, state: WorldState) -> WorldState:
-        """The state, as far as it is known."""
-        return state if self._live is None else self._live.look(state, self.bodies)
+def _make_lab(lab: Lab | Mapping[str, Any] | str | Path | None) -> Lab | None:
+    if lab is None:
+        return None
+    from komo_envs.lab.config import make_lab  # needs what a simulation does without
 
-    def _sample_scene(self) -> Scene:
-        scene = self.task.sample_scene(self.np_random)
-        if self.randomization is not None:  # last, so that the rest is what it is without
-            bodies, cameras = self.task.bodies(scene), self.task.cameras
-            scene["randomize"] = self.randomization.sample(self.np_random, bodies, cameras)
-        return scene
-
-    def _per_camera(self, values: Sequence[Any]) -> Any:
-        """One value as it is, several as a dict by the cameras' names."""
-        if len(values) == 1:
-            return values[0]
-        return {camera.name: value for camera, value in zip(self.cameras, values, strict=True)}
-
-    @functools.cached_property
-    def _bounds(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """The least and the most of the vectors that are observed, float32, by key."""
-        task, size = self.task, len(self.task.end_effector.names)
-        joint_low, joint_high = JOINT_LOW - 0.5, JOINT_HIGH + 0.5  # the physics gives way a little
-        far, fast = np.full(2 * size, 4.0), np.full(7, 20.0)
-        agent_low = np.concatenate([joint_low, JOINT_LOW, -far])
-        agent_high = np.concatenate([joint_high, JOINT_HIGH, far])
-        bounds = {
-            "agent_pos": (agent_low, agent_high),
-            "goal": (task.goal_low[:-1], task.goal_high[:-1]),
-            "observation": (
-                np.concatenate([agent_low, -fast, -task.privileged_high]),
-                np.concatenate([agent_high, fast, task.privileged_high]),
-            ),
-            "achieved_goal": (task.goal_low, task.goal_high),
-            "desired_goal": (task.goal_low, task.goal_high),
-        }
-        return {
-            key: (low.astype(np.float32), high.astype(np.float32))
-            for key, (low, high) in bounds.items()
-        }
-
-    def _picture_spaces(self, obs_mode: str) -> dict[str, spaces.Space[Any]]:
-        height, width = self.image_size
-        far = max(camera.far for camera in self.cameras)
-        boxes = {
-            "pixels": spaces.Box(0, 255, (height, width, 3), np.uint8),
-            "depth": spaces.Box(0.0, far, (height, width, 1), np.float32),
-        }
-        pictures: dict[str, spaces.Space[Any]] = {}
-        for key in OBS_MODES[obs_mode]:
-            space = self._per_camera([boxes[key]] * len(self.cameras))
-            pictures[key] = spaces.Dict(space) if isinstance(space, dict) else space
-        return pictures
+    return make_lab(lab)

@@ -13,11 +13,11 @@ from komo_envs.utils.foreign_code import ForeignError, foreign_code
 from komo_envs.utils.words import near
 
 ENTRY_POINT = "komo_envs.env:KomoEnv"
-"""What the ids of every task are registered with."""
+"""The entry point that the ids of every task are registered with."""
 
 
 def find_spec(env_id: str) -> EnvSpec:
-    """What an id is registered with.
+    """The specification that an id is registered with.
 
     Args:
         env_id: A registered id, or ``"module:Id"`` for one that a module registers when it is
@@ -49,7 +49,7 @@ def check_module(file: str, env_id: str, trust_code: bool) -> None:
     """Refuse an id that was read from a file and names a module that nobody else has imported.
 
     Args:
-        file: What to call the file.
+        file: Name of the file, for the message.
         env_id: The id.
         trust_code: Whether the module's code may run.
 

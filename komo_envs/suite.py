@@ -1,4 +1,4 @@
-"""What a version of the suite freezes: its environments, and the seeds of their scenes.
+"""The frozen part of a version of the suite: its environments, and the seeds of their scenes.
 
 The three ranges of seeds are disjoint, and never change within a version. Train on the first,
 choose a checkpoint on the second, and report the score on the third.

@@ -18,7 +18,9 @@ import numpy as np
 import komo_envs  # noqa: F401  (registers the environments)
 from benchmark.records.result import Episode
 from komo_envs.control import ActionError, as_array
+from komo_envs.env import unwrap
 from komo_envs.lab import CameraLost
+from komo_envs.lab.world import LabWorld
 from komo_envs.utils.errors import describe, printable
 from komo_envs.utils.foreign_code import ForeignError, foreign_code
 from komo_envs.worlds import CONTROL_PERIOD, WorldState
@@ -121,7 +123,7 @@ class Player:
                 distance = float(info["distance"])
                 if steps > 0:
                     tracking_errors.append(float(info["tracking_error"]))
-                    delays.append(float(info["delay"]))
+                    delays.append(float(info["latency"]))
                 if video is not None:
                     video.add_frame()
         except (ForeignError, ActionError) as raised:
@@ -133,8 +135,9 @@ class Player:
             if steps < 0 or isinstance(stopped, CameraLost):
                 raise
             error = f"stopped: {printable(str(stopped))}"[:200]
-        unwrapped: Any = env.unwrapped
-        unwrapped.keep_pictures()
+        world = unwrap(env).world
+        if isinstance(world, LabWorld):
+            world.save_images()
         if error is None and (told := _told(env)) is not None:
             success, once = told, once or told
         success = success and error is None
@@ -199,9 +202,8 @@ class Player:
 
 def _told(env: Env) -> bool | None:
     """Whether an operator calls the episode a success; None if the environment sees that itself."""
-    inner: Any = env.unwrapped
-    outcome: bool | None = inner.ask_outcome()
-    return outcome
+    world = unwrap(env).world
+    return world.query_outcome() if isinstance(world, LabWorld) else None
 
 
 def lost(job: Job, why: str) -> Episode:
@@ -281,15 +283,14 @@ class Video:
 
     def add_frame(self) -> None:
         """Keep the present moment."""
-        inner: Any = self._env.unwrapped
-        self._states.append(inner.state)
+        self._states.append(unwrap(self._env).state)
 
     def save(self, success: bool) -> None:
         """Draw the video, and give it its name."""
-        inner: Any = self._env.unwrapped
+        inner = unwrap(self._env)
         with _video_errors():
             for state in self._states:
-                self._writer.append_data(inner.show(state))
+                self._writer.append_data(inner.render_state(state))
             self._writer.close()
             outcome = "success" if success else "failure"
             if self._scratch.exists():  # not if the policy raised before the first frame

@@ -22,7 +22,7 @@ from komo_envs.utils.files import write_text
 from komo_envs.utils.json_records import parse_json
 from komo_envs.utils.stats import wilson
 from komo_envs.utils.workers import Limits
-from komo_envs.worlds import WorldName
+from komo_envs.worlds import Backend
 
 
 def _line(text: str) -> str:
@@ -98,7 +98,7 @@ class Setup:
     env_options: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     """How the policy observes and acts in each environment: the options of ``gym.make``, as
     they are in the environment that was made."""
-    world: WorldName = "sim"
+    world: Backend = "sim"
     """What the policy acted in."""
     lab: dict[str, JsonValue] | None = None
     """What the laboratory has, if there is one."""

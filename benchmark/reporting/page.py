@@ -39,7 +39,7 @@ def render(template: str, scripts: tuple[str, ...] = (), **values: Any) -> str:
 @cache
 def _templates() -> Environment:
     return Environment(
-        loader=PackageLoader("benchmark", "pages"),
+        loader=PackageLoader("benchmark.reporting", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -10,8 +10,9 @@ import gymnasium as gym
 import numpy as np
 
 from benchmark.records.result import Episode
-from komo_envs.entities import Body, axis
+from komo_envs.entities import Body
 from komo_envs.env import KomoEnv
+from komo_envs.poses import axis
 
 BACKDROP = 1.0  # m; what is wider is shown, but the map need not show all of it
 NEAR = 0.01  # m above and below the object, where things are on the map too

@@ -361,7 +361,7 @@ class DemoFile:
         if "lab" in options:
             # A text would be the name of a file, to be opened.
             lab = make_lab(options["lab"]) if isinstance(options["lab"], dict) else None
-            if lab is None or lab != lab.drawn():
+            if lab is None or lab != lab.rendered():
                 raise ValueError(
                     "env_kwargs: lab: expected where cameras are, and no more: a rehearsal, with "
                     "each source rendered and no markers"

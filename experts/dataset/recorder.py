@@ -16,10 +16,11 @@ from experts import Expert, make_expert
 from experts.dataset.format import Demo, flatten, pack_state
 from komo_envs.control import CONTROL_MODES
 from komo_envs.entities import Array
-from komo_envs.env import KomoEnv
+from komo_envs.env import KomoEnv, unwrap
 from komo_envs.lab import Lab, load_lab
+from komo_envs.lab.world import LabWorld
 from komo_envs.utils import provenance
-from komo_envs.worlds import WorldName
+from komo_envs.worlds import Backend
 
 SOURCES = ("komo_envs", "experts")
 """The packages whose source decides what a demonstration is."""
@@ -46,7 +47,7 @@ class Recipe:
     """Standard deviation in m of a disturbance of where the tool goes, at most 0.05, while what the
     expert wants is recorded: its own corrections. Of a rotation, it is twice as many rad, as the
     limits of a step are."""
-    world: WorldName = "sim"
+    world: Backend = "sim"
     """sim; botop, a robot that rai's BotOp simulates in real time; real, that of the lab. What was
     collected in real time cannot be replayed."""
     lab: str | None = None
@@ -98,11 +99,11 @@ class Recorder:
             "cameras": recipe.cameras,
         }
         if lab is not None:
-            options["lab"] = asdict(lab.drawn())
+            options["lab"] = asdict(lab.rendered())
         self.expert: Expert = make_expert(recipe.env, diverse=recipe.diverse)
-        where: dict[str, Any] = {"world": recipe.world, "lab": lab}
+        where: dict[str, Any] = {"backend": recipe.world, "lab": lab}
         self.env = gym.make(recipe.env, disable_env_checker=True, **{**options, **where})
-        self._inner: Any = self.env.unwrapped
+        self._inner = unwrap(self.env)
         self.expert.attach(self.env)
         self.env_args = {
             "env_name": recipe.env,
@@ -182,7 +183,8 @@ class Recorder:
             rewards.append(reward)
             infos.append(info)
             _observe(obs, states, inner, observation)
-        inner.keep_pictures()
+        if isinstance(inner.world, LabWorld):
+            inner.world.save_images()
         terms = infos[0]["reward_terms"]
         return Demo(
             seed=seed,

@@ -15,16 +15,15 @@ from scipy.spatial.transform import Rotation
 
 from komo_envs.entities import ROBOT_LINKS, Array, Camera
 from komo_envs.env import KomoEnv
-from komo_envs.lab.cameras import CameraLost, open_stream, widest
+from komo_envs.lab.cameras import CameraLost, max_fov, open_stream
 from komo_envs.lab.config import Lab, load_lab, save_lab
 from komo_envs.lab.markers import (
     BOARD_MARKER,
     board_size,
-    compose,
     draw_board,
-    invert,
     locate_board,
 )
+from komo_envs.poses import compose, invert, make_pose, rotation
 from komo_envs.registration import ENTRY_POINT, find_spec
 from komo_envs.tasks.base import TABLE_TOP
 from komo_envs.utils.cli import fail, parse
@@ -35,7 +34,7 @@ DOTS = 300 / 0.0254  # a metre, in print
 MARGIN = 0.01  # m of white around the board
 WORST = 1.0
 """Pixels by which corners are seen off where they should be, in the mean: beyond, the board is not
-flat, or was printed in another size, or the lens is not as it says."""
+flat, or was printed in another size, or the camera's intrinsics are wrong."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +42,23 @@ class Arguments:
     """Find where a camera of a laboratory is, from a printed board at a known place."""
 
     lab: Annotated[Path, tyro.conf.Positional]
-    """The file that says what the laboratory has; the camera's pose, and how wide policies see
-    through it if that is not there, are written into it."""
+    """The file of the laboratory. The camera's pose is written into it, and its field of view if
+    that is missing."""
     camera: str = "front"
-    """Its name there."""
+    """Name of the camera in that file."""
     env: str = "KomoPush-v0"
-    """The environment that has a camera of that name, and knows whether the robot carries it."""
+    """Environment with a camera of that name, which tells whether the robot carries it."""
     joints: tuple[float, float, float, float, float, float, float] | None = None
-    """Of a camera that the robot carries: where the arm's joints are while it looks, rad."""
+    """Joint positions of the arm while a camera that the robot carries looks, rad."""
     at: tuple[float, float] = (0.0, 0.3)
-    """Where the middle of the board lies on the table, x and y in the world, m. The robot's base
-    stands at (0, -0.2), and looks along y."""
+    """Position of the board's middle on the table, x and y in the world, m. The robot's base stands
+    at (0, -0.2) and looks along y."""
     yaw: float = 0.0
-    """By how much the board is turned about z from lying with its top toward y, degrees."""
+    """Rotation of the board about z, degrees; at 0 its top points along y."""
     height: float = TABLE_TOP
-    """Of the board, z in the world, m; that of the table if not given."""
-    pictures: int = 10
-    """How many to take the mean of."""
+    """Height of the board, z in the world, m; the table's if not given."""
+    images: int = 10
+    """Number of images to average."""
     draw: Path | None = None
     """Write the board to print, a PNG of 300 dots an inch, to this file, and do nothing else."""
 
@@ -76,8 +75,8 @@ def main() -> None:
             known = ", ".join(lab.cameras) or "none"
             raise ValueError(f"--camera {arguments.camera}: {arguments.lab} has {known}")
         camera = camera_of(arguments)
-        if arguments.pictures < 1:
-            raise ValueError(f"--pictures {arguments.pictures}: expected 1 or more")
+        if arguments.images < 1:
+            raise ValueError(f"--images {arguments.images}: expected 1 or more")
         calibrated, error = calibrate(lab, arguments, camera.fov)
         save_lab(calibrated, arguments.lab)
     except (ValueError, ImportError, OSError, CameraLost) as error_:
@@ -143,10 +142,10 @@ def calibrate(lab: Lab, arguments: Arguments, fov: float) -> tuple[Lab, float]:
     """The laboratory with the camera where it is, and the mean error in pixels.
 
     Args:
-        lab: Without.
-        arguments: Of the command.
-        fov: Of the env's camera; where the laboratory's sees less, and nothing is said of it, as
-            much as it sees is written down.
+        lab: The laboratory without it.
+        arguments: The command's arguments.
+        fov: Field of view of the env's camera, degrees. Where the real camera sees less and its
+            field of view is not given, the real one is written down.
 
     Raises:
         ValueError: The board is not seen, or not as it should be.
@@ -156,14 +155,14 @@ def calibrate(lab: Lab, arguments: Arguments, fov: float) -> tuple[Lab, float]:
     camera = lab.cameras[arguments.camera]
     stream = open_stream(camera.source)
     if stream is None:
-        raise ValueError(f"--camera {arguments.camera}: its pictures are rendered: nothing to find")
-    turn = Rotation.from_euler("z", arguments.yaw, degrees=True).as_quat(scalar_first=True)
-    board = np.array([*arguments.at, arguments.height, *turn])
+        raise ValueError(f"--camera {arguments.camera}: its images are rendered: nothing to find")
+    turn = Rotation.from_euler("z", arguments.yaw, degrees=True)
+    board = np.array(make_pose([*arguments.at, arguments.height], turn))
     if arguments.joints is not None:  # a carried camera's pose is in the frame of the hand
         board = compose(invert(hand(np.array(arguments.joints))), board)
     poses, errors = [], []
     try:
-        for _ in range(arguments.pictures):
+        for _ in range(arguments.images):
             frame = stream.read()
             seen, error = locate_board(frame)
             poses.append(compose(board, invert(seen)))
@@ -176,11 +175,10 @@ def calibrate(lab: Lab, arguments: Arguments, fov: float) -> tuple[Lab, float]:
             f"the board's corners are seen {error:.1f} pixels off, expected {WORST:g} at most: is "
             "it flat, and printed unscaled?"
         )
-    turns = Rotation.from_quat([pose[3:] for pose in poses], scalar_first=True).mean()
-    x, y, z = np.mean([pose[:3] for pose in poses], axis=0).tolist()
-    if camera.fov is None and (sees := widest(frame)) < fov:
+    mean = make_pose(np.mean(poses, axis=0)[:3], rotation(poses).mean())
+    if camera.fov is None and (sees := max_fov(frame)) < fov:
         camera = replace(camera, fov=math.floor(10 * sees) / 10)
-    found = replace(camera, pose=(x, y, z, *turns.as_quat(scalar_first=True).tolist()))
+    found = replace(camera, pose=mean)
     return replace(lab, cameras={**lab.cameras, arguments.camera: found}), error
 
 

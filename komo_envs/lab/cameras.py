@@ -1,4 +1,4 @@
-"""Live pictures: from a RealSense, or from files of earlier, cut to what a policy sees."""
+"""Camera images: from a RealSense or from recorded files, cropped to a policy's field of view."""
 
 from __future__ import annotations
 
@@ -21,46 +21,44 @@ from komo_envs.utils.files import write_text
 from komo_envs.utils.json_records import parse_json
 from komo_envs.worlds.rai import RobotStopped
 
-LENS = "lens.json"
-"""The file of a recording that holds its ``Lens``."""
+INTRINSICS = "intrinsics.json"
+"""The file of a recording that holds its ``Intrinsics``."""
 PATIENCE = 0.3
-"""Seconds without a new picture after which a camera is lost."""
+"""Time without a new image after which a camera is lost, s."""
 _WARM_UP = 30  # pictures
 _FIRST_PICTURE = 15_000  # ms that a camera may take to give one, when it is begun
 
 
 class CameraLost(RobotStopped):
-    """A camera gives no pictures any more, so its robot stands still."""
+    """A camera gives no images any more, so its robot stands still."""
 
 
 @dataclass(frozen=True)
-class Lens:
-    """A pinhole camera's picture: where its optical axis meets it, and how far away it is, in
-    pixels.
-    """
+class Intrinsics:
+    """A pinhole camera: focal lengths and principal point, pixels; x to the right, y down."""
 
-    focal: tuple[float, float]
-    """(x, y)"""
-    center: tuple[float, float]
-    """(x, y)"""
+    fx: float
+    fy: float
+    cx: float
+    cy: float
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What a camera gives."""
+    """An image of a camera, with its depth."""
 
     rgb: NDArray[np.uint8]
     """(H, W, 3)"""
     depth: NDArray[np.float32]
     """(H, W) metres along the optical axis, 0 where nothing is seen; aligned with ``rgb``."""
-    lens: Lens
+    intrinsics: Intrinsics
 
 
 class Stream(Protocol):
-    """Where pictures come from."""
+    """A source of images."""
 
     def read(self) -> Frame:
-        """The newest picture.
+        """The newest image.
 
         Raises:
             CameraLost: There is none.
@@ -71,7 +69,7 @@ class Stream(Protocol):
 
 
 class RealSense:
-    """A RealSense camera, 640 x 480 at 30 Hz, with its depth aligned to its colours.
+    """A RealSense camera, 640 x 480 at 30 Hz, with its depth aligned to its colors.
 
     Args:
         serial: Its serial number.
@@ -102,7 +100,7 @@ class RealSense:
             self.close()
             raise OSError(f"camera realsense:{serial}: {error}") from error
         # librealsense counts from the middle of the first pixel.
-        self._lens = Lens((inner.fx, inner.fy), (inner.ppx + 0.5, inner.ppy + 0.5))
+        self._intrinsics = Intrinsics(inner.fx, inner.fy, inner.ppx + 0.5, inner.ppy + 0.5)
 
     def read(self) -> Frame:
         """The newest picture; see ``Stream``."""
@@ -115,7 +113,7 @@ class RealSense:
             rgb = np.array(aligned.get_color_frame().get_data(), dtype=np.uint8)
         except RuntimeError as error:  # half a pair of pictures is one of them, too
             raise CameraLost(f"camera realsense:{self._serial}: {error}") from error
-        return Frame(rgb, depth.astype(np.float32), self._lens)
+        return Frame(rgb, depth.astype(np.float32), self._intrinsics)
 
     def close(self) -> None:
         """Let go of the camera."""
@@ -124,10 +122,10 @@ class RealSense:
 
 
 class Recorded:
-    """Pictures of earlier, as ``record`` keeps them.
+    """Recorded images, as ``record`` writes them.
 
     Args:
-        folder: Where they are. They come in the order of their names, and then the camera is lost.
+        folder: Their folder. They come in the order of their names; then the camera is lost.
 
     Raises:
         OSError: There are none.
@@ -137,46 +135,47 @@ class Recorded:
     def __init__(self, folder: Path) -> None:
         names = sorted(file for file in folder.glob("*.png") if ".depth" not in file.suffixes)
         if not names:
-            raise OSError(f"camera recorded:{folder}: there are no pictures")
+            raise OSError(f"camera recorded:{folder}: there are no images")
         self._folder, self._left = folder, names[::-1]
-        self._lens = parse_json(Lens, (folder / LENS).read_bytes(), str(folder / LENS))
+        file = folder / INTRINSICS
+        self._intrinsics = parse_json(Intrinsics, file.read_bytes(), str(file))
 
     def read(self) -> Frame:
-        """The next picture; see ``Stream``."""
+        """The next image; see ``Stream``."""
         if not self._left:
-            raise CameraLost(f"camera recorded:{self._folder}: there are no more pictures")
+            raise CameraLost(f"camera recorded:{self._folder}: there are no more images")
         file = self._left.pop()
         deep = file.with_suffix(".depth.png")
         rgb = np.ascontiguousarray(iio.imread(file)[..., :3])
         depth = np.zeros(rgb.shape[:2], np.float32)
         if deep.exists():
             depth[:] = iio.imread(deep) / 1000
-        return Frame(rgb, depth, self._lens)
+        return Frame(rgb, depth, self._intrinsics)
 
     def close(self) -> None:
         """There is nothing to let go of."""
 
 
 def record(frame: Frame, folder: Path, number: int) -> None:
-    """Keep a picture as ``Recorded`` shows it: ``NUMBER.png``, and its depth in 16-bit millimetres.
+    """Write an image as ``Recorded`` reads it: ``NUMBER.png``, and its depth in 16-bit millimetres.
 
     Raises:
         OSError: It cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / LENS, json.dumps(asdict(frame.lens)))
+    write_text(folder / INTRINSICS, json.dumps(asdict(frame.intrinsics)))
     iio.imwrite(folder / f"{number:06}.png", frame.rgb)
     millimetres = np.clip(np.round(frame.depth * 1000), 0, 65535).astype(np.uint16)
     iio.imwrite(folder / f"{number:06}.depth.png", millimetres)
 
 
 def open_stream(source: str) -> Stream | None:
-    """Where a ``LabCamera``'s pictures come from; None if they are rendered.
+    """The source of a ``LabCamera``'s images; None if they are rendered.
 
     Raises:
         ImportError: Something is not installed.
         OSError: There is no such camera.
-        ValueError: Recorded pictures are not as they were.
+        ValueError: Recorded images are damaged.
     """
     kind, _, name = source.partition(":")
     if kind == "realsense":
@@ -184,10 +183,10 @@ def open_stream(source: str) -> Stream | None:
     return Recorded(Path(name)) if kind == "recorded" else None
 
 
-def widest(frame: Frame) -> float:
-    """The largest vertical field of view, in degrees, that can be cut from a picture."""
-    height, middle, focal = frame.rgb.shape[0], frame.lens.center[1], frame.lens.focal[1]
-    return 2 * math.degrees(math.atan(min(middle, height - middle) / focal))
+def max_fov(frame: Frame) -> float:
+    """The largest vertical field of view, in degrees, that can be cropped from an image."""
+    height, middle = frame.rgb.shape[0], frame.intrinsics.cy
+    return 2 * math.degrees(math.atan(min(middle, height - middle) / frame.intrinsics.fy))
 
 
 def check_covers(frame: Frame, camera: Camera) -> None:
@@ -196,7 +195,7 @@ def check_covers(frame: Frame, camera: Camera) -> None:
     Raises:
         ValueError: It does.
     """
-    sees = widest(frame)
+    sees = max_fov(frame)
     if camera.fov > sees + 0.1:
         raise ValueError(
             f"lab: cameras.{camera.name}.fov: {camera.fov:g} degrees are wanted, and the camera "
@@ -204,23 +203,24 @@ def check_covers(frame: Frame, camera: Camera) -> None:
         )
 
 
-def cut(frame: Frame, fov: float, size: tuple[int, int]) -> tuple[Any, Any]:
-    """The part of a picture that a camera with this field of view and size (height, width) sees.
+def crop_resize(frame: Frame, fov: float, size: tuple[int, int]) -> tuple[Any, Any]:
+    """Crop and resize an image to the field of view and size of a camera.
 
     Args:
-        frame: A picture.
+        frame: The image.
         fov: Vertical field of view in degrees.
         size: (height, width) in pixels.
 
     Returns:
-        Colours, uint8 (H, W, 3), and depth, float32 (H, W, 1), m.
+        RGB, uint8 (H, W, 3), and depth, float32 (H, W, 1), m.
     """
     height, width = size
     focal = height / 2 / math.tan(math.radians(fov) / 2)
-    scale = [focal / each for each in frame.lens.focal]  # pixels of the cut for one of the picture
+    camera = frame.intrinsics
+    scale = [focal / camera.fx, focal / camera.fy]  # pixels of the crop per pixel of the frame
     # Each pixel's middle, in the picture's pixels.
-    columns = (np.arange(width) + 0.5 - width / 2) / scale[0] + frame.lens.center[0] - 0.5
-    rows = (np.arange(height) + 0.5 - height / 2) / scale[1] + frame.lens.center[1] - 0.5
+    columns = (np.arange(width) + 0.5 - width / 2) / scale[0] + camera.cx - 0.5
+    rows = (np.arange(height) + 0.5 - height / 2) / scale[1] + camera.cy - 0.5
     grid = np.meshgrid(rows, columns, indexing="ij")
     # What is made smaller is blurred first, as a pixel sees all that it covers.
     blur = [max(0.0, 0.5 * (1 / s - 1)) for s in scale[::-1]]

@@ -1,4 +1,4 @@
-"""The file that says what a laboratory has."""
+"""The configuration of a laboratory: robot, cameras and markers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class LabCamera:
     """A camera of the laboratory, in the place of the env's camera of its name."""
 
     source: Annotated[str, Field(pattern="^(rendered|realsense:.+|recorded:.+)$")]
-    """Where its pictures come from: ``"realsense:SERIAL"``; ``"recorded:FOLDER"``, pictures of
-    earlier; or ``"rendered"``, as in simulation."""
+    """Source of its images: ``"realsense:SERIAL"``; ``"recorded:FOLDER"``, recorded images; or
+    ``"rendered"``, as in simulation."""
     pose: Pose | None = None
-    """As ``scene.Camera`` has it; the env's own if None. ``komo_envs.lab.calibrate`` finds it."""
+    """Pose, as in ``Camera``; the env's own if None. ``komo_envs.lab.calibrate`` finds it."""
     fov: Annotated[float, Field(gt=5, lt=120)] | None = None
-    """Vertical field of view in degrees of the pictures that policies see, which are cut from the
-    camera's; the env's own if None."""
+    """Vertical field of view in degrees of the images that policies observe, which are cropped from
+    the camera's; the env's own if None."""
 
     def __post_init__(self) -> None:
         """Refuse a pose that is none."""
@@ -53,11 +53,11 @@ class Marker:
     size: Annotated[float, Field(gt=0.005, lt=0.5)]
     """Side of its black square, m."""
     pose: Pose
-    """Of the marker in the object's frame: z out of its face, y up as it is printed, m."""
+    """Pose of the marker in the object's frame: z out of its face, y up as it is printed, m."""
     height: float | None = None
-    """Of its middle in the world, m, where it never changes: so a small marker's place is known to
-    a millimetre or two, in place of one or two centimetres along the line of sight. Without it,
-    that something rests on what it stands on is hardly ever seen."""
+    """Height of its middle in the world, m, if that never changes. It makes the position of a small
+    marker exact to a millimetre or two, in place of one or two centimetres along the line of sight;
+    without it, hardly any object is seen to rest."""
 
     def __post_init__(self) -> None:
         """Refuse a pose that is none."""
@@ -66,17 +66,17 @@ class Marker:
 
 @dataclass(frozen=True, config=_CONFIG)
 class Lab:
-    """What ``world="real"`` needs to know; a JSON file has the same fields."""
+    """A laboratory, for ``backend="real"``; a JSON file has the same fields."""
 
     robot: Literal["franka", "rehearsal"]
     """The Panda; or a rehearsal of all the rest, with a robot that BotOp simulates."""
     address: str = "172.16.0.2"
-    """Of the robot's control unit."""
+    """Address of the robot's control unit."""
     cameras: dict[str, LabCamera] = field(default_factory=dict)
-    """By the name of the env's camera."""
+    """Cameras by the name of the env's camera."""
     markers: dict[str, Marker] = field(default_factory=dict)
-    """By the name of the body that wears it. A body without is not seen, but by policies: then the
-    operator says how an episode ended."""
+    """Markers by the name of the body that wears them. The pose of a body without one is unknown:
+    then the operator says how an episode ended."""
     marker_camera: str = "front"
     """Which camera looks for them, one that stands still."""
 
@@ -86,8 +86,8 @@ class Lab:
         if len(set(ids)) < len(ids):
             raise ValueError(f"markers: have the ids {ids}; expected different ones")
 
-    def drawn(self) -> Lab:
-        """What a simulation needs of it: where its cameras are."""
+    def rendered(self) -> Lab:
+        """The laboratory as a simulation needs it: the cameras' poses, with rendered images."""
         cameras = {name: replace(each, source="rendered") for name, each in self.cameras.items()}
         return Lab(robot="rehearsal", cameras=cameras)
 
@@ -140,20 +140,6 @@ def load_lab(path: str | Path) -> Lab:
         OSError: It cannot be read.
     """
     return parse_json(Lab, Path(path).read_bytes(), f"lab {path}")
-
-
-def check_lab(lab: Lab | None, world: str, dry_run: bool, randomized: bool) -> None:
-    """Check what is asked of a world.
-
-    Raises:
-        ValueError: It cannot be had.
-    """
-    if world == "real" and lab is None:
-        raise ValueError("world='real': expected lab, the file that says what the lab has")
-    if world != "real" and dry_run:
-        raise ValueError(f"dry_run: there is none with world={world!r}")
-    if world == "real" and randomized:
-        raise ValueError("randomize: expected None with world='real', which varies by itself")
 
 
 def save_lab(lab: Lab, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""ArUco markers: where they are, seen by a camera. Needs OpenCV, of the extra ``real``."""
+"""ArUco markers: detection and poses. Needs OpenCV, of the extra ``real``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import scipy  # whose parts are loaded when they are first asked for
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from komo_envs.entities import Array
-from komo_envs.lab.cameras import Frame, Lens
+from komo_envs.lab.cameras import Frame, Intrinsics
 from komo_envs.lab.config import Marker
+from komo_envs.poses import compose, invert, make_pose
 from komo_envs.utils.extras import missing
 
 BOARD = (5, 7)
@@ -40,7 +41,7 @@ def dictionary() -> Any:
 
 
 def find(rgb: NDArray[np.uint8]) -> dict[int, Array]:
-    """Corners (4, 2) in pixels, clockwise from the top left, of each marker in a picture, by id."""
+    """Corners (4, 2) in pixels, clockwise from the top left, of each marker in an image, by id."""
     cv2 = load_opencv()
     parameters = cv2.aruco.DetectorParameters()
     parameters.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
@@ -57,13 +58,13 @@ def square(size: float) -> Array:
     return np.array([[-1, 1, 0], [1, 1, 0], [1, -1, 0], [-1, -1, 0]]) * size / 2
 
 
-def locate(points: Array, pixels: Array, lens: Lens, flat: bool) -> tuple[Array, float]:
-    """Where points that a picture shows are.
+def locate(points: Array, pixels: Array, camera: Intrinsics, flat: bool) -> tuple[Array, float]:
+    """Locate points that an image shows.
 
     Args:
         points: (N, 3) in their own frame, m.
-        pixels: (N, 2) where the picture shows them.
-        lens: Of the camera.
+        pixels: (N, 2) their positions in the image.
+        camera: Intrinsics of the camera.
         flat: Whether they are the corners of one square.
 
     Returns:
@@ -71,43 +72,29 @@ def locate(points: Array, pixels: Array, lens: Lens, flat: bool) -> tuple[Array,
         would then be seen from where they are.
     """
     cv2 = load_opencv()
-    (fx, fy), (cx, cy) = lens.focal, lens.center
-    matrix = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1.0]])
+    matrix = np.array(
+        [[camera.fx, 0, camera.cx - 0.5], [0, camera.fy, camera.cy - 0.5], [0, 0, 1.0]]
+    )
     method = cv2.SOLVEPNP_IPPE_SQUARE if flat else cv2.SOLVEPNP_ITERATIVE
     _, turn, shift = cv2.solvePnP(points, pixels, matrix, None, flags=method)
     again, _ = cv2.projectPoints(points, turn, shift, matrix, None)
     error = float(np.linalg.norm(again.reshape(-1, 2) - pixels, axis=1).mean())
-    quaternion = Rotation.from_rotvec(turn.ravel()).as_quat(scalar_first=True)
-    return np.concatenate([shift.ravel(), quaternion]), error
-
-
-def compose(*poses: Any) -> Array:
-    """The pose (7,) that comes of one pose in the frame of the one before, and so on."""
-    position, turn = np.zeros(3), Rotation.identity()
-    for pose in poses:
-        position = position + turn.apply(pose[:3])
-        turn = turn * Rotation.from_quat(pose[3:], scalar_first=True)
-    return np.concatenate([position, turn.as_quat(scalar_first=True)])
-
-
-def invert(pose: Any) -> Array:
-    """The pose (7,) of the world in a frame that has this pose (7,) in the world."""
-    turn = Rotation.from_quat(pose[3:], scalar_first=True).inv()
-    return np.concatenate([-turn.apply(pose[:3]), turn.as_quat(scalar_first=True)])
+    rotation = scipy.spatial.transform.Rotation.from_rotvec(turn.ravel())
+    return np.array(make_pose(shift.ravel(), rotation)), error
 
 
 def track(frame: Frame, camera: Any, markers: Mapping[str, Marker]) -> dict[str, Array]:
-    """Poses (7,) in the world of the bodies whose markers a picture shows, by name.
+    """Poses (7,) in the world of the bodies whose markers an image shows, by name.
 
     Args:
-        frame: A picture.
+        frame: The image.
         camera: Pose (7,) of the camera that took it, in the world.
         markers: By body.
     """
     seen, found = find(frame.rgb), {}
     for name, marker in markers.items():
         if marker.id in seen:
-            pose, _ = locate(square(marker.size), seen[marker.id], frame.lens, flat=True)
+            pose, _ = locate(square(marker.size), seen[marker.id], frame.intrinsics, flat=True)
             there = compose(camera, pose)
             if marker.height is not None:  # along the line of sight, to that height
                 eye = np.asarray(camera[:3])
@@ -137,7 +124,7 @@ def board() -> Any:
 
 
 def locate_board(frame: Frame) -> tuple[Array, float]:
-    """Where the calibration board is.
+    """Locate the calibration board.
 
     Returns:
         Pose (7,) in the camera's frame of the board's middle: x to its right, y to its top as it is
@@ -155,4 +142,4 @@ def locate_board(frame: Frame) -> tuple[Array, float]:
     # OpenCV's corner of the board is its top left, with y down and z into it.
     points = np.concatenate([np.asarray(by_id[i], dtype=float) for i in ids])
     points = (points - [width / 2, height / 2, 0]) * [1, -1, -1]
-    return locate(points, np.concatenate([seen[i] for i in ids]), frame.lens, flat=False)
+    return locate(points, np.concatenate([seen[i] for i in ids]), frame.intrinsics, flat=False)

@@ -1,4 +1,4 @@
-"""Who stands beside a real robot: lays out scenes, lets the arm move, and says how it went."""
+"""The operator beside a real robot: lays out scenes, lets the arm move, judges episodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 class Operator(Protocol):
-    """Asked by an env with ``world="real"``. What it raises ends the run, and the arm stands."""
+    """Asked by an env with ``backend="real"``. What it raises ends the run, and the arm stands."""
 
     def confirm(self, motion: str) -> None:
         """Return when the arm may move as ``motion`` says."""
@@ -29,10 +29,10 @@ class Operator(Protocol):
 
 
 class TerminalOperator:
-    """Asks at the terminal, and keeps the pictures by which scenes are laid out, and live ones.
+    """Asks at the terminal, and keeps the layout images and live ones.
 
     Args:
-        folder: Where the newest picture is, ``layout.png``, and all of them, by number:
+        folder: Folder of the newest layout image, ``layout.png``, and of all images by number:
             ``layout-0003.png``, ``start-0003.png``, ``end-0003.png``.
     """
 
@@ -67,7 +67,7 @@ class TerminalOperator:
 
 
 def _ask(question: str) -> str:
-    """What is answered at the terminal.
+    """The answer at the terminal.
 
     Raises:
         OSError: Nobody can be asked.

@@ -44,9 +44,9 @@ PALETTE = {
     (64, 64, 64): (46, 48, 52),  # black plastic and rubber
 }
 TRIANGLES = {"coarse": 2_200, "fine": 20_000}
-"""What is aimed at; the coarse level ends higher, for its small parts cannot get simpler."""
+"""Targets; the coarse level ends higher, for its small parts cannot get simpler."""
 ENOUGH_PIXELS = 20
-"""Over all views together; a face that shows less may go."""
+"""Pixels over all views together; a face that shows less may go."""
 CREASE = np.cos(np.radians(40.0))
 """Two faces that differ by a smaller angle are shaded as one smooth surface."""
 

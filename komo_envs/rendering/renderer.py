@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from komo_envs.entities import ROBOT_LINKS, Array, Body, Camera, Look
+from komo_envs.poses import pose_matrices
 from komo_envs.rendering.shaders import MAX_MATRICES
 from komo_envs.utils.child import ChildEnded, ChildProcess
 
@@ -30,7 +31,7 @@ PLAIN = Look()
 
 @dataclass(frozen=True)
 class Image:
-    """What one camera sees; row 0 is the top."""
+    """The images of one camera; row 0 is the top."""
 
     rgb: NDArray[np.uint8]
     """(H, W, 3), as a screen shows it."""
@@ -41,7 +42,7 @@ class Image:
 
 
 class Renderer:
-    """Pictures of the robot and of a list of bodies, from any cameras at any sizes.
+    """Renders images of the robot and of a list of bodies, from any cameras at any sizes.
 
     Making one costs nothing; the first render in a process starts the process that draws, which
     all its renderers share. Any number may be alive, used from any thread, and closed in any order.
@@ -53,7 +54,7 @@ class Renderer:
         self._pickled_bodies = pickle.dumps(())
 
     def set_bodies(self, bodies: Sequence[Body]) -> None:
-        """Says what is in the scene besides the robot: shapes, sizes, colours and their order.
+        """Set the bodies of the scene besides the robot: shapes, sizes, colors and their order.
 
         Raises:
             ValueError: there are more than 253 bodies, the most that segmentation can number.
@@ -81,7 +82,7 @@ class Renderer:
             cameras: static ones, or carried by a link.
             size: (height, width) in pixels.
             shadow: whether the main light casts soft shadows.
-            look: of light and surfaces.
+            look: light and surfaces.
 
         Raises:
             ValueError: the number of poses does not fit.
@@ -102,19 +103,6 @@ class Renderer:
     def close(self) -> None:
         """Forgets the bodies. The process that draws goes on for other renderers."""
         self.set_bodies(())
-
-
-def pose_matrices(poses: Array) -> NDArray[np.float32]:
-    """(N, 3, 4) matrices [rotation | position] of (N, 7) poses."""
-    x, y, z, w, i, j, k = np.asarray(poses, float).T
-    matrices = np.array(
-        [
-            [1 - 2 * (j * j + k * k), 2 * (i * j - k * w), 2 * (i * k + j * w), x],
-            [2 * (i * j + k * w), 1 - 2 * (i * i + k * k), 2 * (j * k - i * w), y],
-            [2 * (i * k - j * w), 2 * (j * k + i * w), 1 - 2 * (i * i + j * j), z],
-        ]
-    )
-    return matrices.transpose(2, 0, 1).astype(np.float32, order="C")
 
 
 def driver() -> str:

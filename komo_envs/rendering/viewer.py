@@ -24,6 +24,19 @@ def has_display() -> bool:
     return sys.platform != "linux" or any(os.environ.get(name) for name in _DISPLAYS)
 
 
+def check_display() -> None:
+    """Refuse to open a window where there is nothing to open it on.
+
+    Raises:
+        RuntimeError: There is no display.
+    """
+    if not has_display():
+        raise RuntimeError(
+            "render_mode='human' needs a display, and there is none (DISPLAY is not set); use "
+            "another one, or run under xvfb-run"
+        )
+
+
 class Viewer:
     """A window that shows pictures at the pace of real time."""
 

@@ -10,24 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from komo_envs.entities import Array, Body, Camera, Mask, axis, look_at, uprightness
-from komo_envs.tasks.base import (
-    MOST_DRAWS,
-    TABLE,
-    TABLE_TOP,
-    EndEffector,
+from komo_envs.entities import Array, Body, Camera, Mask
+from komo_envs.poses import axis, look_at, uprightness
+from komo_envs.tasks.base import TABLE, TABLE_TOP, EndEffector, Evaluation, Scene, Task, is_at_rest
+from komo_envs.tasks.checks import (
+    MAX_SAMPLES,
     Range,
-    Scene,
-    Task,
-    check_drawn,
     check_keys,
     check_numbers,
     check_option,
     check_range_option,
     check_rows,
-    drawn,
-    is_at_rest,
+    check_sampled,
     no_scene,
+    sampled_ranges,
 )
 from komo_envs.worlds.base import WorldState
 
@@ -43,14 +39,14 @@ REACH = (0.40, 0.66)  # m from the base, where a puck can be pushed in every dir
 HALF_ANGLE = 0.8  # rad to either side of the arm's forward direction
 DISTANCE = (0.08, 0.40)  # m between start and target
 
-# What a scene can draw besides start and target, and the widest range of it.
-DRAWN: dict[str, Range] = {
+# Parameters that a scene can sample besides start and target, and their widest ranges.
+SAMPLED: dict[str, Range] = {
     "puck_radius": (0.03, 0.05),
     "puck_mass": (0.05, 1.0),
     "puck_friction": (0.2, 1.0),
 }
 MOST_OBSTACLES = 3
-OBSTACLE_RADIUS = (0.02, 0.035)  # m, the range that each is drawn from
+OBSTACLE_RADIUS = (0.02, 0.035)  # m, the range that each is sampled from
 OBSTACLE_HEIGHT = PUCK_HEIGHT  # what passes over the puck passes over them too
 CLEARANCE = 0.04  # m between an obstacle and what is beside it: room for the stick
 TRIES = 10  # to place an obstacle
@@ -72,7 +68,7 @@ CAMERAS: tuple[Camera, ...] = (
         fov=70.0,
     ),
 )
-VIEW = Camera("view", look_at((0.95, 1.08, 1.34), (0.02, 0.10, 0.91)), fov=45.0)
+RENDER_CAMERA = Camera("view", look_at((0.95, 1.08, 1.34), (0.02, 0.10, 0.91)), fov=45.0)
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class Push(Task):
     ``{"puck": [x, y], "target": [x, y]}``: centres on the table, m. Both are uniform over the
     table between 0.40 and 0.66 m from the base and up to 0.8 rad to either side, 8 to 40 cm apart,
     with obstacles far enough for one in between: 18 cm or more.
-    What the options draw is there too: ``"puck_radius"``, ``"puck_mass"``, ``"puck_friction"``,
+    Sampled options are there too: ``"puck_radius"``, ``"puck_mass"``, ``"puck_friction"``,
     and ``"obstacles"``, one ``[x, y, radius]`` each. At least one obstacle stands in the straight
     way from start to target, so that one straight push will not do. All stand in the circle whose
     diameter that way is, and so far from start, target and each other that puck and stick get past
@@ -114,43 +110,43 @@ class Push(Task):
     | `success`  | -1 without success, 0 with it                         |
 
     ## Privileged state
-    Of the puck: position (3), axis (3; (0, 0, 1) when it lies flat), linear (3) and angular
-    velocity (3), then its radius, mass and friction if they are drawn. Of each obstacle that there
-    may be: x, y and radius, or zeros.
+    The puck's position (3), axis (3; (0, 0, 1) when it lies flat), linear (3) and angular velocity
+    (3), then those of its radius, mass and friction that are sampled. Then a slot for each possible
+    obstacle: x, y and radius, or zeros.
     """
 
     success_radius: float = 0.02
     """Distance in m from the target that counts as success, 0.001 to 0.1."""
     fixed_target: tuple[float, float] | None = None
-    """None, or where every episode's target is; the start is then drawn from ``start_box``."""
+    """None, or where every episode's target is; the start is then sampled from ``start_box``."""
     start_box: tuple[tuple[float, float], tuple[float, float]] = ((-0.16, 0.21), (0.16, 0.40))
     """Corners (x, y) of the box of starts for a fixed target, m."""
     puck_radius: Range | None = None
-    """Of the puck, m, within 0.03 to 0.05; None for 0.04."""
+    """Radius of the puck, m, within 0.03 to 0.05; None for 0.04."""
     puck_mass: Range | None = None
-    """Of the puck, kg, within 0.05 to 1; None for 0.2."""
+    """Mass of the puck, kg, within 0.05 to 1; None for 0.2."""
     puck_friction: Range | None = None
-    """Of the puck, within 0.2 to 1; None for 1. A contact has the mean of both bodies' values."""
+    """Friction of the puck, within 0.2 to 1; None for 1. A contact has both bodies' mean."""
     obstacles: tuple[int, int] | None = None
-    """Least and most obstacles, within 1 to 3; None for none."""
+    """Fewest and most obstacles, within 1 to 3; None for none."""
 
     description = "Push the red puck to the green target."
     home = np.array([0.0, -0.2542, 0.0, -2.6911, 0.0, 2.4369, 0.785])  # tip at (0, 0.2, 0.77)
-    tool = (0.0, 0.0, 0.03 - STICK_LENGTH, 1.0, 0.0, 0.0, 0.0)
+    tcp_offset = (0.0, 0.0, 0.03 - STICK_LENGTH, 1.0, 0.0, 0.0, 0.0)
     end_effector = EndEffector(("x", "y", "z"), TOOL_LOW, TOOL_HIGH, np.full(3, 0.05))
     cameras = CAMERAS
-    view = VIEW
+    render_camera = RENDER_CAMERA
     goal_low = np.array([-3.0, -3.0, 0.0])
     goal_high = np.array([3.0, 3.0, 1.0])
 
     def __post_init__(self) -> None:
-        """Check what is drawn.
+        """Check the options.
 
         Raises:
             ValueError: a range is empty, or wider than it may be.
         """
         check_option("success_radius", self.success_radius, (0.001, 0.1))
-        for name, limits in {**DRAWN, "obstacles": (1, MOST_OBSTACLES)}.items():
+        for name, limits in {**SAMPLED, "obstacles": (1, MOST_OBSTACLES)}.items():
             check_range_option(name, getattr(self, name), limits)
         places = [*self.start_box]
         if self.fixed_target is not None:
@@ -165,33 +161,33 @@ class Push(Task):
     @property
     def privileged_high(self) -> Array:
         """Bounds (P,) of the absolute values of ``privileged``."""
-        numbers = [high for _, high in drawn(self, DRAWN).values()]
+        numbers = [high for _, high in sampled_ranges(self, SAMPLED).values()]
         obstacle = [3.0, 3.0, OBSTACLE_RADIUS[1]]
         return np.array([*STATE_HIGH, *numbers, *obstacle * self._most_obstacles()])
 
     @property
-    def visible(self) -> Mask:
-        """Of the puck its pose and its radius, and all of the obstacles."""
-        numbers = [name == "puck_radius" for name in drawn(self, DRAWN)]
+    def observable_mask(self) -> Mask:
+        """The puck's pose and radius, and all of the obstacles."""
+        numbers = [name == "puck_radius" for name in sampled_ranges(self, SAMPLED)]
         return np.array([True] * 6 + [False] * 6 + numbers + [True] * 3 * self._most_obstacles())
 
     @property
-    def alike(self) -> tuple[int, int]:
+    def object_slots(self) -> tuple[int, int]:
         """The obstacles."""
         return (self._most_obstacles(), 3) if self.obstacles else (0, 0)
 
     def sample_scene(self, rng: np.random.Generator) -> Scene:
         """Start and target, uniform over the reachable table at a distance within ``DISTANCE``.
 
-        What else is drawn is uniform in its range. The first obstacle is drawn onto the straight
-        way, the others into the circle over it; where they do not fit, all is placed anew.
+        Other parameters are uniform in their ranges. The first obstacle is placed onto the straight
+        way, the others into the circle over it; where they do not fit, all are placed again.
         """
-        ranges = drawn(self, DRAWN)
+        ranges = sampled_ranges(self, SAMPLED)
         numbers = {name: float(rng.uniform(*between)) for name, between in ranges.items()}
         count = 0
         if self.obstacles is not None:
             count = int(rng.integers(self.obstacles[0], self.obstacles[1] + 1))
-        for _ in range(MOST_DRAWS):
+        for _ in range(MAX_SAMPLES):
             if self.fixed_target is None:
                 puck, target = _sample_reachable(rng), _sample_reachable(rng)
             else:
@@ -214,9 +210,9 @@ class Push(Task):
         Raises:
             ValueError: a key is missing or unknown, a value is not of finite numbers or out of
                 range, start and target overlap, the target is another than the fixed one, or the
-                obstacles are none that could be drawn.
+                obstacles could not have been sampled.
         """
-        ranges = drawn(self, DRAWN)
+        ranges = sampled_ranges(self, SAMPLED)
         obstacles = ["obstacles"] if self.obstacles is not None else []
         check_keys(scene, ["puck", "target", *ranges, *obstacles])
         checked: Scene = {}
@@ -229,7 +225,7 @@ class Push(Task):
                     "from straight ahead (+y)"
                 )
             checked[name] = position
-        checked |= check_drawn(scene, ranges)
+        checked |= check_sampled(scene, ranges)
         distance = float(np.linalg.norm(np.subtract(checked["puck"], checked["target"])))
         if distance < DISTANCE[0]:
             raise ValueError(
@@ -298,26 +294,26 @@ class Push(Task):
         """The tip at ``coordinates`` (3,), the stick vertical, its yaw free."""
         return coordinates, {"z": np.array([0.0, 0.0, 1.0])}
 
-    def tool_coordinates(self, tool_pose: Array) -> Array:
+    def tool_coordinates(self, tcp_pose: Array) -> Array:
         """The tip's position (3,)."""
-        return tool_pose[:3]
+        return tcp_pose[:3]
 
-    def is_safe(self, tool_pose: Array, link_poses: Array) -> bool:
+    def is_safe(self, tcp_pose: Array, link_poses: Array) -> bool:
         """The tip is over the table and off the base, the stick steep, the arm above the table."""
-        tip = tool_pose[:3]
+        tip = tcp_pose[:3]
         margin = 0.005
         return bool(
             np.all(tip >= TOOL_LOW - margin)
             and np.all(tip <= TOOL_HIGH + margin)
             and np.linalg.norm(tip[:2] - BASE) >= 0.28
-            and uprightness(tool_pose[3:]) >= np.cos(np.deg2rad(20))
+            and uprightness(tcp_pose[3:]) >= np.cos(np.deg2rad(20))
             and link_poses[3:, 2].min() >= TABLE_TOP + 0.05
         )
 
     def privileged(self, scene: Scene, state: WorldState) -> Array:
-        """Pose, velocity and what was drawn of the puck, places and radii of the obstacles."""
+        """The puck's pose, velocity and sampled parameters, places and radii of the obstacles."""
         pose = state.body_poses[PUCK]
-        numbers = [scene[name] for name in drawn(self, DRAWN)]
+        numbers = [scene[name] for name in sampled_ranges(self, SAMPLED)]
         obstacles = np.zeros((self._most_obstacles(), 3))
         for i, obstacle in enumerate(scene.get("obstacles", [])):
             obstacles[i] = obstacle
@@ -335,33 +331,32 @@ class Push(Task):
         """``[x, y, 1]`` of the target."""
         return np.array([*scene["target"], 1.0], dtype=np.float32)
 
-    def distance(self, achieved: Array, desired: Array) -> Array:
-        """Horizontal distance of the puck's centre from the target, m."""
-        return np.linalg.norm(achieved[..., :2] - desired[..., :2], axis=-1)
+    def evaluate(self, achieved: Array, desired: Array) -> Evaluation:
+        """Horizontal distance of the puck's center from the target; success at rest near it."""
+        distance = np.linalg.norm(achieved[..., :2] - desired[..., :2], axis=-1)
+        near = distance <= self.success_radius
+        return Evaluation(distance, near & (achieved[..., 2] > 0.5))
 
-    def is_success(self, achieved: Array, desired: Array) -> Mask:
-        """At rest within the success radius."""
-        near = self.distance(achieved, desired) <= self.success_radius
-        return near & (achieved[..., 2] > 0.5)
-
-    def goal_reward_terms(self, achieved: Array, desired: Array, tool: Array) -> dict[str, Array]:
+    def goal_reward_terms(
+        self, achieved: Array, desired: Array, evaluation: Evaluation, tcp_pose: Array
+    ) -> dict[str, Array]:
         """``distance``: -1 at 40 cm, 0 on the target. ``success``: -1 without it. ``reach``: at
         most 0.5 less the farther the tip is from where the puck is to be pushed from.
 
         No term is positive, or it would pay to put off the end that success brings. And it would
         pay to stay beside the puck, wherever, if the tip were only drawn to it.
         """
-        distance = self.distance(achieved, desired)
+        distance = evaluation.distance
         way = (desired - achieved)[..., :2] / np.maximum(distance, 1e-6)[..., None]
         behind = achieved[..., :2] - way * (PUCK_RADIUS + STICK_RADIUS)
         gap = np.hypot(
-            np.linalg.norm(tool[..., :2] - behind, axis=-1),
-            np.maximum(tool[..., 2] - TABLE_TOP - PUCK_HEIGHT, 0.0),
+            np.linalg.norm(tcp_pose[..., :2] - behind, axis=-1),
+            np.maximum(tcp_pose[..., 2] - TABLE_TOP - PUCK_HEIGHT, 0.0),
         )
         far = distance > self.success_radius  # nearer, there is no way to speak of
         return {
             "distance": -2.5 * distance,
-            "success": self.is_success(achieved, desired) - np.float64(1),
+            "success": evaluation.success - np.float64(1),
             "reach": -0.5 * np.tanh(5.0 * gap) * far,
         }
 
@@ -404,8 +399,8 @@ def _add_obstacles(rng: np.random.Generator, scene: Scene, count: int) -> bool:
     for _ in range(TRIES * count):
         radius = rng.uniform(*OBSTACLE_RADIUS)
         if not placed:
-            aside = BLOCKED * (puck_radius(scene) + radius)
-            place = start + rng.uniform() * along + rng.uniform(-aside, aside) * across
+            offset = BLOCKED * (puck_radius(scene) + radius)
+            place = start + rng.uniform() * along + rng.uniform(-offset, offset) * across
         else:
             angle, reach = rng.uniform(-np.pi, np.pi), length / 2 * np.sqrt(rng.uniform())
             place = start + along / 2 + reach * np.array([np.cos(angle), np.sin(angle)])
@@ -418,7 +413,7 @@ def _add_obstacles(rng: np.random.Generator, scene: Scene, count: int) -> bool:
 
 
 def _fault(scene: Scene) -> str | None:
-    """What is wrong with the obstacles of a scene, if anything is."""
+    """Why the obstacles of a scene cannot be set up, or None."""
     start, target = np.array(scene["puck"]), np.array(scene["target"])
     puck, tolerance = puck_radius(scene), 1e-9
     along = target - start
@@ -439,8 +434,8 @@ def _fault(scene: Scene) -> str | None:
             gap = float(np.linalg.norm(place - other)) - radius - size
             if gap < least - tolerance:
                 return f"{obstacle} is {gap:.3f} m from {name}; expected at least {least:.3f} m"
-        aside = abs(_cross(along, place - start)) / np.linalg.norm(along)
-        blocked |= bool(aside <= BLOCKED * (radius + puck) + tolerance)
+        offset = abs(_cross(along, place - start)) / np.linalg.norm(along)
+        blocked |= bool(offset <= BLOCKED * (radius + puck) + tolerance)
     return None if blocked else "none stands in the straight way from puck to target"
 
 

@@ -16,29 +16,30 @@ from komo_envs.entities import (
     Camera,
     Mask,
     Pose,
-    axis,
-    look_at,
-    matrix_to_quaternion,
 )
+from komo_envs.poses import axis, look_at, matrix_to_quaternion
 from komo_envs.tasks.base import (
-    MOST_DRAWS,
     TABLE,
     TABLE_TOP,
     EndEffector,
-    Range,
+    Evaluation,
     Scene,
     Task,
-    check_drawn,
+    is_at_rest,
+    is_upright,
+)
+from komo_envs.tasks.checks import (
+    MAX_SAMPLES,
+    Range,
     check_keys,
     check_numbers,
     check_option,
     check_range,
     check_range_option,
     check_rows,
-    drawn,
-    is_at_rest,
-    is_upright,
+    check_sampled,
     no_scene,
+    sampled_ranges,
 )
 from komo_envs.worlds.base import WorldState
 
@@ -58,8 +59,8 @@ HOOK_FRICTION = 0.5
 SIZE = (0.06, 0.10, 0.15)  # m, width, depth and height of the cuboid
 MASS = 0.4  # kg
 FRICTION = 0.5  # so low that it does not tip over when it is pulled 5 cm above the floor
-# What a scene can draw of the cuboid besides its place, and the widest range of it.
-DRAWN: dict[str, Range] = {
+# Parameters of the cuboid that a scene can sample besides its pose, and their widest ranges.
+SAMPLED: dict[str, Range] = {
     "cuboid_width": (0.04, 0.08),
     "cuboid_depth": (0.07, 0.12),
     "cuboid_height": (0.12, 0.18),
@@ -163,7 +164,7 @@ CAMERAS: tuple[Camera, ...] = (
         fov=60.0,
     ),
 )
-VIEW = Camera("view", look_at((0.95, -0.30, 1.82), (0.0, 0.40, 1.30)), fov=42.0)
+RENDER_CAMERA = Camera("view", look_at((0.95, -0.30, 1.82), (0.0, 0.40, 1.30)), fov=42.0)
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,9 @@ class Shelf(Task):
 
     ## Scene
     ``{"cuboid": [x, y, yaw]}``: the middle of its base, m, and its angle about the vertical, rad.
-    Drawn uniformly over all that leaves the hook's shaft room on one side, and its finger behind.
-    What the options draw is there too: ``"cuboid_width"`` and its like, and ``"neighbours"``, one
+    Sampled uniformly over all poses that leave room for the hook's shaft on one side, and for its
+    finger behind.
+    Sampled options are there too: ``"cuboid_width"`` and its like, and ``"neighbours"``, one
     ``[x, y, yaw, width, depth, height]`` each. Neighbours stand beside the cuboid's whole way out.
 
     ## End-effector coordinates
@@ -206,42 +208,43 @@ class Shelf(Task):
     | `success`  | -1 without success, 0 with it                                      |
 
     ## Privileged state
-    Of the cuboid: position (3), x and z axis (6), linear (3) and angular velocity (3), then its
-    width, depth, height, mass and friction as far as they are drawn. Of each neighbour that there
-    may be: position (3), x and z axis (6) and size (3), or zeros.
+    The cuboid's position (3), x and z axis (6), linear (3) and angular velocity (3), then those of
+    its width, depth, height, mass and friction that are sampled. Then a slot for each possible
+    neighbour: position (3), x and z axis (6) and size (3), or zeros.
     """
 
     yaw: Range = (-0.35, 0.35)
-    """Of the cuboid, rad, within -0.6 to 0.6."""
-    aside: float = 0.08
-    """m of the cuboid's centre from the middle of the compartment at most; within 0 to 0.08."""
+    """Yaw of the cuboid, rad, within -0.6 to 0.6."""
+    lateral_range: float = 0.08
+    """Largest distance of the cuboid's center from the middle of the compartment along x, m, 0 to
+    0.08."""
     cuboid_width: Range | None = None
-    """Along x at yaw 0, m, within 0.04 to 0.08; None for 0.06."""
+    """Width along x at yaw 0, m, within 0.04 to 0.08; None for 0.06."""
     cuboid_depth: Range | None = None
-    """Along y at yaw 0, m, within 0.07 to 0.12; None for 0.10."""
+    """Depth along y at yaw 0, m, within 0.07 to 0.12; None for 0.10."""
     cuboid_height: Range | None = None
-    """m, within 0.12 to 0.18; None for 0.15."""
+    """Height, m, within 0.12 to 0.18; None for 0.15."""
     cuboid_mass: Range | None = None
-    """kg, within 0.1 to 1; None for 0.4."""
+    """Mass, kg, within 0.1 to 1; None for 0.4."""
     cuboid_friction: Range | None = None
-    """Within 0.2 to 0.8; None for 0.5. A contact has the mean of both bodies' values."""
+    """Friction, within 0.2 to 0.8; None for 0.5. A contact has the mean of both bodies' values."""
     neighbours: tuple[int, int] | None = None
-    """Least and most other cuboids in the compartment, 1 or 2; None for none."""
-    lane: float = 0.024
-    """m beside the cuboid that are free for the shaft, on one side at least; 0.018 to 0.04."""
+    """Fewest and most other cuboids in the compartment, 1 or 2; None for none."""
+    min_clearance: float = 0.024
+    """Free width for the shaft beside the cuboid, on one side at least, m, 0.018 to 0.04."""
     success_radius: float | None = None
     """None, or the distance in m from the middle of the opening's edge that counts as success,
     0.001 to 0.1."""
 
     description = "Hook the red cuboid out of the shelf onto the lip in front of it."
     home = np.array([0.0, -0.8441, 0.0, -2.1163, 0.0, 2.5813, 0.0])  # corner at (0, 0.40, 1.42)
-    tool = HOOK_FRAME
+    tcp_offset = HOOK_FRAME
     arm_collides = True
     end_effector = EndEffector(
         ("x", "y", "z", "roll"), TOOL_LOW, TOOL_HIGH, np.array([0.05, 0.05, 0.05, 0.1])
     )
     cameras = CAMERAS
-    view = VIEW
+    render_camera = RENDER_CAMERA
     goal_low = np.array([-3.0, -3.0, 0.0])
     goal_high = np.array([3.0, 3.0, 1.0])
 
@@ -253,10 +256,10 @@ class Shelf(Task):
         """
         if self.yaw is None:
             raise ValueError("yaw: None; expected two numbers")
-        for name, limits in {"yaw": YAW, **DRAWN, "neighbours": (1, 2)}.items():
+        for name, limits in {"yaw": YAW, **SAMPLED, "neighbours": (1, 2)}.items():
             check_range_option(name, getattr(self, name), limits)
-        check_option("aside", self.aside, (0.0, 0.08))
-        check_option("lane", self.lane, (0.018, 0.04))
+        check_option("lateral_range", self.lateral_range, (0.0, 0.08))
+        check_option("min_clearance", self.min_clearance, (0.018, 0.04))
         if self.success_radius is not None:
             check_option("success_radius", self.success_radius, (0.001, 0.1))
 
@@ -264,35 +267,36 @@ class Shelf(Task):
     def privileged_high(self) -> Array:
         """Bounds (P,) of the absolute values of ``privileged``."""
         pose, velocity = [3.0] * 3 + [1.0] * 6, [10.0] * 3 + [100.0] * 3
-        numbers = [high for _, high in drawn(self, DRAWN).values()]
+        numbers = [high for _, high in sampled_ranges(self, SAMPLED).values()]
         neighbours = (pose + [high for _, high in NEIGHBOUR_SIZE]) * self._most_neighbours()
         return np.array(pose + velocity + numbers + neighbours)
 
     @property
-    def visible(self) -> Mask:
-        """Of the cuboid its pose and its size, and all of the neighbours."""
+    def observable_mask(self) -> Mask:
+        """The cuboid's pose and size, and all of the neighbours."""
         sizes = ("cuboid_width", "cuboid_depth", "cuboid_height")
-        numbers = [name in sizes for name in drawn(self, DRAWN)]
+        numbers = [name in sizes for name in sampled_ranges(self, SAMPLED)]
         neighbours = [True] * 12 * self._most_neighbours()
         return np.array([True] * 9 + [False] * 6 + numbers + neighbours)
 
     @property
-    def alike(self) -> tuple[int, int]:
+    def object_slots(self) -> tuple[int, int]:
         """The neighbours."""
         return (self._most_neighbours(), 12) if self.neighbours else (0, 0)
 
     def sample_scene(self, rng: np.random.Generator) -> Scene:
-        """A cuboid anywhere in the compartment, uniform over what leaves the hook room."""
-        # How many there are is drawn once, or fewer would come through more often.
+        """A cuboid anywhere in the compartment, uniform over all that leave the hook room."""
+        # Their number is sampled once, or fewer would come through more often.
         count = 0 if self.neighbours is None else rng.integers(*self.neighbours, endpoint=True)
-        for _ in range(MOST_DRAWS):
-            ranges = drawn(self, DRAWN)
+        for _ in range(MAX_SAMPLES):
+            ranges = sampled_ranges(self, SAMPLED)
             scene: Scene = {name: rng.uniform(*between) for name, between in ranges.items()}
-            x, y = rng.uniform(-self.aside, self.aside), rng.uniform(OPENING, OPENING + DEPTH)
+            x = rng.uniform(-self.lateral_range, self.lateral_range)
+            y = rng.uniform(OPENING, OPENING + DEPTH)
             scene["cuboid"] = [x, y, rng.uniform(*self.yaw)]
             if count:
                 scene["neighbours"] = [_sample_neighbour(rng) for _ in range(count)]
-            if _fault(scene, self.lane) is None:
+            if _fault(scene, self.min_clearance) is None:
                 return scene
         raise no_scene(self)
 
@@ -303,19 +307,20 @@ class Shelf(Task):
             ValueError: a key is missing or unknown, a value is not so many finite numbers, or one
                 that this env does not draw, or things are in each other's or in the hook's way.
         """
-        ranges = drawn(self, DRAWN)
+        ranges = sampled_ranges(self, SAMPLED)
         neighbours = ["neighbours"] if self.neighbours else []
         check_keys(scene, ["cuboid", *ranges, *neighbours])
-        checked = check_drawn(scene, ranges)
+        checked = check_sampled(scene, ranges)
         checked["cuboid"] = check_numbers("cuboid", scene["cuboid"], 3)
         inside: list[Range] = [(-WIDTH / 2, WIDTH / 2), (OPENING, OPENING + DEPTH)]
-        check_range("cuboid", checked["cuboid"], [(-self.aside, self.aside), inside[1], self.yaw])
+        lateral = (-self.lateral_range, self.lateral_range)
+        check_range("cuboid", checked["cuboid"], [lateral, inside[1], self.yaw])
         if self.neighbours:
             rows = check_rows("neighbours", scene["neighbours"], self.neighbours, 6)
             for i, row in enumerate(rows):
                 check_range(f"neighbours[{i}]", row, [*inside, NEIGHBOUR_YAW, *NEIGHBOUR_SIZE])
             checked["neighbours"] = rows
-        if fault := _fault(checked, self.lane):
+        if fault := _fault(checked, self.min_clearance):
             raise ValueError(f"scene: {fault}; got {checked}")
         return checked
 
@@ -358,15 +363,15 @@ class Shelf(Task):
             "y": _ALONG,
         }
 
-    def tool_coordinates(self, tool_pose: Array) -> Array:
+    def tool_coordinates(self, tcp_pose: Array) -> Array:
         """The corner's position (3,), and the roll of the finger."""
-        finger = axis(tool_pose[3:], 0)
-        return np.array([*tool_pose[:3], np.arctan2(finger[0], finger @ _UP)])
+        finger = axis(tcp_pose[3:], 0)
+        return np.array([*tcp_pose[:3], np.arctan2(finger[0], finger @ _UP)])
 
-    def is_safe(self, tool_pose: Array, link_poses: Array) -> bool:
+    def is_safe(self, tcp_pose: Array, link_poses: Array) -> bool:
         """The hook is in the air or well inside, the hand above the lip, the arm in front of it."""
-        corner, along = tool_pose[:3], axis(tool_pose[3:], 1)
-        tip = corner + FINGER * axis(tool_pose[3:], 0)
+        corner, along = tcp_pose[:3], axis(tcp_pose[3:], 1)
+        tip = corner + FINGER * axis(tcp_pose[3:], 0)
         hand = link_poses[8]
         turn = np.stack([axis(hand[3:], i) for i in range(3)])
         hand_corners = hand[:3] + _HAND_CORNERS @ turn
@@ -388,9 +393,9 @@ class Shelf(Task):
         )
 
     def privileged(self, scene: Scene, state: WorldState) -> Array:
-        """Pose, velocity and what was drawn of the cuboid, poses and sizes of its neighbours."""
+        """The cuboid's pose, velocity and sampled parameters, poses and sizes of its neighbours."""
         cuboid = [_pose_features(state.body_poses[CUBOID]), state.body_velocities[CUBOID]]
-        numbers = [scene[name] for name in drawn(self, DRAWN)]
+        numbers = [scene[name] for name in sampled_ranges(self, SAMPLED)]
         neighbours = np.zeros((self._most_neighbours(), 12))
         for i, neighbour in enumerate(scene.get("neighbours", ())):
             neighbours[i, :9] = _pose_features(state.body_poses[CUBOID + 1 + i])
@@ -411,35 +416,41 @@ class Shelf(Task):
         y = OPENING - OUTSIDE if self.success_radius is None else OPENING
         return np.array([0.0, y, 1.0], dtype=np.float32)
 
-    def distance(self, achieved: Array, desired: Array) -> Array:
-        """How far the cuboid's centre is behind that line, or from its middle, m."""
+    def evaluate(self, achieved: Array, desired: Array) -> Evaluation:
+        """Distance of the cuboid's center behind that line, or from its middle.
+
+        Success is at rest, and outside the line or within the success radius.
+        """
         if self.success_radius is None:
-            return np.maximum(achieved[..., 1] - desired[..., 1], 0.0)
-        return np.linalg.norm(achieved[..., :2] - desired[..., :2], axis=-1)
+            distance = np.maximum(achieved[..., 1] - desired[..., 1], 0.0)
+        else:
+            distance = np.linalg.norm(achieved[..., :2] - desired[..., :2], axis=-1)
+        near = distance <= (self.success_radius or 0.0)
+        return Evaluation(distance, near & (achieved[..., 2] > 0.5))
 
-    def is_success(self, achieved: Array, desired: Array) -> Mask:
-        """At rest, and out, or within the success radius."""
-        near = self.distance(achieved, desired) <= (self.success_radius or 0.0)
-        return near & (achieved[..., 2] > 0.5)
-
-    def goal_reward_terms(self, achieved: Array, desired: Array, tool: Array) -> dict[str, Array]:
+    def goal_reward_terms(
+        self, achieved: Array, desired: Array, evaluation: Evaluation, tcp_pose: Array
+    ) -> dict[str, Array]:
         """``distance``: -1 at 20 cm, 0 when out. ``success``: -1 without it.
 
         No term is positive, or it would pay to put off the end that success brings.
         """
         return {
-            "distance": -5.0 * self.distance(achieved, desired),
-            "success": self.is_success(achieved, desired) - np.float64(1),
+            "distance": -5.0 * evaluation.distance,
+            "success": evaluation.success - np.float64(1),
         }
 
-    def other_reward_terms(self, scene: Scene, state: WorldState, tool: Array) -> dict[str, float]:
+    def state_reward_terms(
+        self, scene: Scene, state: WorldState, tcp_pose: Array
+    ) -> dict[str, float]:
         """``reach``: at most 0.5 less the farther the finger's tip is from behind the cuboid.
 
         ``upright``: 0.5 less when the cuboid has fallen over.
         """
         pose = state.body_poses[CUBOID]
         behind = pose[:2] + np.array([0.0, cuboid_size(scene)[1] / 2])
-        tip = tool[:3] + FINGER * axis(tool[3:], 0)  # of the corner alone, no finger would turn
+        # The corner alone would reward no turn of the finger.
+        tip = tcp_pose[:3] + FINGER * axis(tcp_pose[3:], 0)
         gap = max(float(np.linalg.norm(tip[:2] - behind)) - 0.02, 0.0)
         return {
             "reach": -0.5 * float(np.tanh(5.0 * gap)),
@@ -502,8 +513,8 @@ def _sample_neighbour(rng: np.random.Generator) -> list[float]:
     return [x, y, rng.uniform(*NEIGHBOUR_YAW), *(rng.uniform(*side) for side in NEIGHBOUR_SIZE)]
 
 
-def _fault(scene: Scene, lane: float) -> str | None:
-    """What is in something's way in this scene, or None."""
+def _fault(scene: Scene, min_clearance: float) -> str | None:
+    """Why the scene cannot be set up, or None."""
     size = cuboid_size(scene)
     y, yaw = scene["cuboid"][1:]
     _, half = half_extents(size, yaw)
@@ -530,8 +541,8 @@ def _fault(scene: Scene, lane: float) -> str | None:
     sides = gaps(scene["cuboid"], size, neighbours)
     if min(sides) < APART:
         return "something stands in the cuboid's way out"
-    if max(sides) < lane:
-        return f"less than {lane} m beside the cuboid are free for the hook's shaft"
+    if max(sides) < min_clearance:
+        return f"less than {min_clearance} m beside the cuboid are free for the hook's shaft"
     return None
 
 

@@ -1,1 +1,1 @@
-"""What the commands of all packages share: command lines, worker processes, files, provenance."""
+"""Utilities of all packages: command lines, worker processes, files, statistics."""

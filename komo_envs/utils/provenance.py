@@ -1,4 +1,4 @@
-"""Where a result or a data set comes from: versions, commit and machine."""
+"""Provenance of a result or a data set: versions, commit and machine."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PACKAGES = ("komo-envs", "robotic", "gymnasium", "numpy", "scipy", "moderngl", "
 ROOT = Path(__file__).resolve().parents[2]
 
 OUTCOMES = ("results", "pretrained")
-"""Folders of a package with what its code has brought about: no part of what it does."""
+"""Folders of a package that hold outcomes of its code, and are no part of it."""
 
 CODE = ("komo_envs", "experts", "policies", "benchmark", ":(exclude)benchmark/results")
-"""What runs: changes elsewhere leave it the commit's own."""
+"""Paths of the code that runs: changes elsewhere do not count as modifications."""
 
 
 def versions(envs: Iterable[str], sources: Iterable[str]) -> dict[str, str]:
@@ -118,12 +118,12 @@ def _git(*arguments: str) -> str:
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def machine() -> dict[str, str | int | float]:
-    """What ran the code, in words that name no host and no user."""
+    """The machine, in words that name no host and no user."""
     from komo_envs.rendering.renderer import (
         driver,  # which takes a while, and a library for graphics
     )
@@ -139,7 +139,7 @@ def machine() -> dict[str, str | int | float]:
 
 
 KIND = ("platform", "cpu", "renderer")
-"""Of what ``machine`` says, what the last digits of an episode depend on."""
+"""The entries of ``machine`` that the last digits of an episode depend on."""
 
 
 def _distribution() -> str:

@@ -52,8 +52,8 @@ def excess(more: int, fewer: int) -> float:
     Source: Arbuthnott, An argument for divine providence, 1710.
 
     Args:
-        more: How often it went one way.
-        fewer: How often it went the other.
+        more: Number of outcomes of one kind.
+        fewer: Number of outcomes of the other kind.
     """
     from scipy.stats import binomtest
 

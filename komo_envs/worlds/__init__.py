@@ -1,4 +1,4 @@
-"""The bodies a policy can drive: the simulation, and the robot in real time."""
+"""The worlds that an env can act in: the simulation, and the robot in real time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from komo_envs.worlds.base import CONTROL_PERIOD, World, WorldState
 if TYPE_CHECKING:
     from komo_envs.worlds.physx import PhysxWorld
 
-__all__ = ["CONTROL_PERIOD", "World", "WorldName", "WorldState", "has_leaked", "make_world"]
+__all__ = ["CONTROL_PERIOD", "Backend", "World", "WorldState", "has_leaked", "make_world"]
 
-WorldName = Literal["sim", "botop", "real"]
-"""The simulation; a robot that rai's BotOp simulates in real time; a laboratory's."""
+Backend = Literal["sim", "botop", "real"]
+"""The simulation; a robot that rai's BotOp simulates in real time; a laboratory's robot."""
 
 RESETS_OF_A_PROCESS = 10_000
 """Resets of simulations in a process until the next one is made in a fresh process. rai leaks up to
@@ -34,24 +34,26 @@ os.register_at_fork(
 
 
 def make_world(
-    name: WorldName,
+    backend: Backend,
     address: str | None = None,
     dry: bool = False,
     is_free: Callable[[Array], bool] | None = None,
 ) -> World:
-    """The world of that name.
+    """The robot's world.
 
     Args:
-        name: Of the world.
-        address: Of the control unit of a real robot; None where BotOp simulates it.
+        backend: Its kind.
+        address: Address of a real robot's control unit; None where BotOp simulates it.
         dry: Whether a real robot is sent nothing.
         is_free: See ``RobotWorld``; can be pickled.
     """
     from komo_envs.worlds.process import IsolatedWorld
 
-    if name == "sim":
+    if backend == "sim":
         return _simulation()
-    return IsolatedWorld("komo_envs.worlds.botop:RobotWorld", address, name == "real", dry, is_free)
+    return IsolatedWorld(
+        "komo_envs.worlds.botop:RobotWorld", address, backend == "real", dry, is_free
+    )
 
 
 def _simulation() -> World:

@@ -241,13 +241,13 @@ class RobotWorld:
         try:
             reference = self._checked(reference)
             now = self._bot.get_t()
-            delay = max(0.0, now - self._end)
+            latency = max(0.0, now - self._end)
             # What comes late finds the arm at rest, or coming to it, and has a period of its own.
-            self._end = (self._end if delay < CONTROL_PERIOD / 2 else now) + CONTROL_PERIOD
-            if followed := delay < STALE:
+            self._end = (self._end if latency < CONTROL_PERIOD / 2 else now) + CONTROL_PERIOD
+            if followed := latency < STALE:
                 self._send(reference)
                 self._way.append(reference)
-            return self._state_at(self._end, delay, followed)
+            return self._state_at(self._end, latency, followed)
         except BaseException:
             self._stop()
             raise
@@ -395,7 +395,7 @@ class RobotWorld:
                 self._config.setJointState(self._bot.get_q())
             return self._bot.get_t(), self._config.getFrameState()
 
-    def _state_at(self, end: float, delay: float = 0.0, followed: bool = True) -> WorldState:
+    def _state_at(self, end: float, latency: float = 0.0, followed: bool = True) -> WorldState:
         """What is the case at that time on the robot's clock.
 
         Raises:
@@ -413,7 +413,7 @@ class RobotWorld:
             link_poses=frames[self._links],
             body_poses=frames[self._bodies],
             body_velocities=_velocities(then[self._bodies], frames[self._bodies], now - before),
-            delay=delay,
+            latency=latency,
             followed=followed,
         )
 

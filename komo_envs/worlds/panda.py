@@ -22,7 +22,7 @@ COLLISION_FRAMES = (
 )
 """Capsules and boxes around the moving links, the hand and the fingers."""
 DRIVE_STIFFNESS, DRIVE_DAMPING = 1000.0, 100.0
-"""Of the joint drives that rai gives the simulated arm, N m/rad and N m s/rad."""
+"""Gains of the joint drives that rai gives the simulated arm, N m/rad and N m s/rad."""
 FINGER_GAP = 0.012
 """Distance in m of each finger from the gripper's centre: closed around a tool."""
 
@@ -54,7 +54,7 @@ def load_panda(
     frame of its own.
 
     Args:
-        bodies: What is there besides the arm.
+        bodies: The bodies besides the arm.
         meshes: Whether the links have their visual meshes; the collision shapes are always there.
         arm_collides: Whether physics lets the collision shapes of arm and hand touch things.
     """
@@ -68,7 +68,7 @@ def load_panda(
 
 @functools.cache
 def _bare_panda(meshes: bool, arm_collides: bool) -> ry.Config:
-    """What every configuration is a copy of: to read it from its files takes 0.1 s."""
+    """The arm alone, which every configuration copies: reading it from its files takes 0.1 s."""
     config = ry.Config()
     with reading_meshes():
         config.addFile(ry.raiPath("scenarios/pandaSingle.g"))
@@ -137,7 +137,7 @@ class Kinematics:
         self._config = load_panda((), meshes=False)
         self._frame = self._config.addFrame("tool", GRIPPER).setRelativePose(list(tool))
         names = self._config.getFrameNames()
-        self._rows = [names.index(name) for name in (*LINK_FRAMES, "tool")]
+        self._rows = [names.index(name) for name in LINK_FRAMES]
 
     def __reduce__(self) -> tuple[type[Kinematics], tuple[Pose]]:
         """Make pickles and copies anew from the tool, since rai's configuration allows neither."""
@@ -151,8 +151,7 @@ class Kinematics:
     def poses(self, q: Array) -> tuple[Array, Array]:
         """Poses of the tool frame (7,) and of the links (11, 7), world frame, at ``q`` (7,)."""
         self._config.setJointState(q)
-        frames = self._config.getFrameState()[self._rows]
-        return frames[-1], frames[:-1]
+        return self._frame.getPose(), self._config.getFrameState()[self._rows]
 
     def solve(self, start: Array, position: Array, axes: Mapping[str, Array], rest: Array) -> Array:
         """Joint positions (7,) that bring the tool to a position and its axes to directions.

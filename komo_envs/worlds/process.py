@@ -16,7 +16,7 @@ class IsolatedWorld:
 
     Args:
         world: ``"module:Class"`` of the world.
-        arguments: What the world is made with.
+        arguments: Arguments of the world.
         resets_of_a_process: Resets after which a fresh process takes over; None for never.
     """
 

@@ -56,7 +56,7 @@ except ImportError as error:
 SOURCES = ("komo_envs", "policies")
 LIBRARY: dict[str, Any] = {"sac": SAC, "tqc": TQC, "ppo": PPO}
 """The algorithms, by name."""
-REWARDED_BY = ("is_success", "reward_terms", "tool")
+REWARDED_BY = ("is_success", "reward_terms", "tcp_pose")
 """Of a step's info, what rewards take."""
 REPORT_STEPS = 500
 """Between two lines about a training."""

@@ -81,8 +81,8 @@ def layout_of(env: KomoEnv, env_id: str) -> Layout:
         command=command[env.control_mode],
         tool=(14, 14 + size),
         position=len(env.task.goal_low) - 1,
-        visible=tuple(map(bool, env.task.visible)),
-        alike=env.task.alike,
+        visible=tuple(map(bool, env.task.observable_mask)),
+        alike=env.task.object_slots,
     )
 
 

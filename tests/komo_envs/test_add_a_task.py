@@ -1,10 +1,10 @@
-"""A task of someone else's, taken from the page that says how to add one, works as ours do."""
+"""A task of someone else's, the example of how to add one, works as ours do."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -18,14 +18,13 @@ from conftest import PROJECT, RunPython
 from gymnasium.utils.env_checker import check_env
 
 ENV = "nudge:Nudge-v0"
-PAGE = PROJECT / "docs" / "add_a_task.md"
+EXAMPLE = PROJECT / "examples" / "add_a_task" / "nudge.py"
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the page's module is, and a user might be."""
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    (tmp_path / "nudge.py").write_text("\n".join(blocks))
+    """Where the example's module is, and a user might be."""
+    shutil.copy(EXAMPLE, tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(PROJECT)]))
     return tmp_path

@@ -129,7 +129,7 @@ def test_a_scene_can_be_set_up_again(env_id: str) -> None:
         assert digest(again) == digest(observation)
         assert info_again["scene"] == info["scene"] == scene
     # Recorders look for dtype and shape.
-    assert all(info[name].dtype == float for name in ("distance", "tracking_error", "delay"))
+    assert all(info[name].dtype == float for name in ("distance", "tracking_error", "latency"))
     assert info["is_success"].dtype == bool
     assert {value.dtype for value in info["reward_terms"].values()} == {np.dtype(float)}
     arrays = json.loads(json.dumps(info["scene"]), object_hook=as_arrays)

@@ -16,7 +16,7 @@ import komo_envs  # noqa: F401 - registers the ids
 from benchmark.records.result import Episode
 from benchmark.reporting.scene_map import draw_map
 from experts import make_expert
-from komo_envs.randomization import FELT, LIMITS, SEEN
+from komo_envs.randomization import DYNAMICS, LIMITS, VISUAL
 
 TASKS = ("KomoPushHard-v0", "KomoShelfHard-v0")
 
@@ -81,7 +81,7 @@ def test_each_range_varies_what_it_says(name):
     assert pictures(seen) != pictures(varied)
     for key in ("pixels", "depth"):
         alike = all(np.array_equal(a[key], b[key]) for a, b in zip(seen, varied, strict=True))
-        paint = name in ("light_direction", "brightness", "colours", "texture")
+        paint = name in ("light_direction", "brightness", "colors", "texture")
         measured = name in ("depth_noise", "depth_holes")
         if (paint and key == "depth") or (measured and key == "pixels"):
             assert alike, key
@@ -171,7 +171,7 @@ def test_depth_is_as_noisy_as_it_says():
 
 @pytest.mark.parametrize("env_id", ["KomoPush-v0", "KomoShelf-v0"])
 def test_an_expert_copes_and_its_labels_are_of_the_same_world(env_id):
-    env = gym.make(env_id, randomize="felt", disable_env_checker=True)
+    env = gym.make(env_id, randomize="dynamics", disable_env_checker=True)
     expert = make_expert(env_id)
     expert.attach(env)
     solved = 0
@@ -194,7 +194,7 @@ def test_an_expert_copes_and_its_labels_are_of_the_same_world(env_id):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("a lot", "randomize: 'a lot'; expected None, 'seen', 'felt', 'all', or a dict with"),
+        ("a lot", "randomize: 'a lot'; expected None, 'visual', 'dynamics', 'all', or a dict with"),
         ({"light": 0.1}, "randomize: .*expected None"),
         ({"mass": 2.0}, "randomize: mass: 2.0; expected a number from 0 to 0.7"),
         ({"mass": float("nan")}, "randomize: mass: nan; expected a number"),
@@ -214,7 +214,7 @@ def test_what_cannot_vary_is_refused(value, message):
         (lambda scene: scene["randomize"].pop("mass"), r"scene\['randomize'\]: expected the keys"),
         (lambda scene: scene["randomize"].update(mass=0.31), "'mass'.*from -0.3 to 0.3, got 0.31"),
         (lambda scene: scene["randomize"].update(mass=float("nan")), "'mass'.*got nan"),
-        (lambda scene: scene["randomize"].update(colours=[[0, 0, 0]]), r"'colours'.*\(4, 3\)"),
+        (lambda scene: scene["randomize"].update(colors=[[0, 0, 0]]), r"'colors'.*\(4, 3\)"),
         (lambda scene: scene["randomize"].update(noise=-1), "'noise'.*expected a seed, got -1"),
         (lambda scene: scene.update(puck="here"), r"scene\['puck'\]"),
     ],
@@ -231,8 +231,10 @@ def test_a_scene_that_cannot_have_been_drawn_is_refused(change, message):
 
 def test_the_named_ranges_are_within_the_limits_and_do_not_overlap():
     for name in LIMITS:
-        assert not (getattr(SEEN, name) and getattr(FELT, name)) or name == "observation_delay"
-        assert getattr(SEEN, name) or getattr(FELT, name)
+        assert (
+            not (getattr(VISUAL, name) and getattr(DYNAMICS, name)) or name == "observation_delay"
+        )
+        assert getattr(VISUAL, name) or getattr(DYNAMICS, name)
 
 
 def test_a_scene_that_varies_is_on_the_map():
@@ -254,11 +256,11 @@ def test_a_policy_is_scored_while_one_thing_varies(tmp_path):
     assert done.returncode == 0, done.stderr
     said = json.loads(out.read_text())
     assert said["policy"]["name"] == "expert"
-    assert list(said["scores"]) == ["none", *LIMITS, "seen", "felt", "all"]
+    assert list(said["scores"]) == ["none", *LIMITS, "visual", "dynamics", "all"]
     plain = said["scores"]["none"]
     assert (plain["successes"], plain["difference"]) == (1, 0.0)
     # What an expert sees does not vary.
-    for name in ("brightness", "camera_position", "depth_noise", "seen"):
+    for name in ("brightness", "camera_position", "depth_noise", "visual"):
         assert said["scores"][name]["successes"] == 1
     assert re.search(r"\nmass +0\.3 +\d+% \[\d+, \d+\] +[+-]\d+ \[[+-]\d+, [+-]\d+\]", done.stdout)
     done = run_module("robustness", *words[:4], "--episodes", 0)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from komo_envs.entities import Body, Camera, look_at
+from komo_envs.entities import Body, Camera
+from komo_envs.poses import look_at
 from komo_envs.rendering import Image, Renderer
 from komo_envs.rendering import renderer as renderer_module
 from komo_envs.rendering.meshes import bodies_mesh

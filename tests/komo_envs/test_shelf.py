@@ -238,7 +238,7 @@ def test_the_camera_sees_into_both_lanes(side: float) -> None:
     terminated, seen = False, {"enter": 0, "hook": 0}
     while not terminated:
         observation, _, terminated, *_ = env.step(expert.predict(observation)[0])
-        [image] = unwrapped.take_pictures(unwrapped.task.cameras[:1], (96, 96))
+        [image] = unwrapped.render_images(unwrapped.task.cameras[:1], (96, 96))
         count = np.bincount(image.segmentation.ravel(), minlength=256)
         assert count[cuboid] >= 300
         _, y, _, roll = unwrapped.controller.ee_command

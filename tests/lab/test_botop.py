@@ -42,14 +42,16 @@ def no_display() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def env() -> Iterator[Any]:
-    made = gym.make(ENV, control_mode="joint", world="botop", disable_env_checker=True)
+    made = gym.make(ENV, control_mode="joint", backend="botop", disable_env_checker=True)
     yield made.unwrapped
     made.close()
 
 
 def test_a_policy_cannot_tell() -> None:
     for options in ({"obs_mode": "state"}, {"obs_mode": "rgbd", "cameras": ("front", "wrist")}):
-        both = [gym.make("KomoShelf-v0", world=world, **options) for world in ("sim", "botop")]
+        both = [
+            gym.make("KomoShelf-v0", backend=backend, **options) for backend in ("sim", "botop")
+        ]
         simulated, robot = both
         assert robot.observation_space == simulated.observation_space
         assert robot.action_space == simulated.action_space
@@ -103,7 +105,7 @@ def test_it_moves_as_it_is_told_and_no_further(env: Any) -> None:
     seen = [env.step(target)[4] for _ in range(8)]
     assert np.abs(env.state.q - target).max() < 0.01
     assert 0.01 < max(info["tracking_error"] for info in seen) < 0.15
-    assert min(info["delay"] for info in seen) < 0.06
+    assert min(info["latency"] for info in seen) < 0.06
     assert env.state.time >= 8 * CONTROL_PERIOD
 
 
@@ -115,7 +117,7 @@ def test_who_is_told_nothing_stands_still_and_what_is_late_is_said(env: Any) -> 
         env.step(away)
     time.sleep(0.3)  # a policy that thinks
     *_, info = env.step(env.controller.command)
-    assert 0.2 <= info["delay"] < STALE
+    assert 0.2 <= info["latency"] < STALE
     stood = env.state.q
     assert np.abs(stood - env.controller.command).max() < 0.005
     time.sleep(0.3)
@@ -125,7 +127,7 @@ def test_who_is_told_nothing_stands_still_and_what_is_late_is_said(env: Any) -> 
     time.sleep(2 * STALE)  # its clock may fall behind ours
     for _ in range(3):
         *_, info = env.step(away)
-        assert info["delay"] > STALE
+        assert info["latency"] > STALE
         assert np.abs(env.state.q - stood).max() < 1e-3
         time.sleep(2 * STALE)
     env.reset(seed=0)
@@ -136,7 +138,7 @@ def test_who_is_told_nothing_stands_still_and_what_is_late_is_said(env: Any) -> 
 
 def test_a_late_action_that_is_delayed_too_is_no_jump() -> None:
     delayed = {"action_delay": 0.1}
-    env: Any = gym.make(ENV, control_mode="joint", world="botop", randomize=delayed).unwrapped
+    env: Any = gym.make(ENV, control_mode="joint", backend="botop", randomize=delayed).unwrapped
     env.reset(seed=1)
     home = env.controller.command
     assert env.scene["randomize"]["action_delay"] > 0.02
@@ -147,7 +149,7 @@ def test_a_late_action_that_is_delayed_too_is_no_jump() -> None:
         before = env.controller.command
         time.sleep(2 * STALE)
         *_, info = env.step(away)
-        assert info["delay"] > STALE
+        assert info["latency"] > STALE
         assert np.array_equal(env.controller.command, before)
     for _ in range(12):
         env.step(2 * home - away)
@@ -211,7 +213,7 @@ def turn_until_stopped(world: Any, reference: np.ndarray) -> None:
 
 
 def test_a_robot_that_hangs_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    env: Any = gym.make(ENV, world="botop", disable_env_checker=True).unwrapped
+    env: Any = gym.make(ENV, backend="botop", disable_env_checker=True).unwrapped
     env.reset(seed=0)
     monkeypatch.setattr("komo_envs.utils.child._EXIT_TIMEOUT", 1.0)
     monkeypatch.setattr("komo_envs.utils.child._ANSWER_TIMEOUT", 1.0)
@@ -225,7 +227,7 @@ def test_a_robot_that_hangs_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> Non
 
 SCRIPT = """
 import gymnasium as gym, komo_envs
-env = gym.make("KomoPush-v0", world="botop")
+env = gym.make("KomoPush-v0", backend="botop")
 env.reset(seed=0)
 print("moves", flush=True)
 while True:

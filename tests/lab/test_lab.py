@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 import komo_envs  # noqa: F401 - registers the ids
 from benchmark.blind import order
 from experts.dataset.format import DemoFile
-from komo_envs.entities import look_at
 from komo_envs.lab import Lab, LabCamera
-from komo_envs.lab.cameras import CameraLost, Frame, Lens, Recorded, record
+from komo_envs.lab.cameras import CameraLost, Frame, Intrinsics, Recorded, record
+from komo_envs.poses import look_at
 from komo_envs.worlds.rai import RobotStopped, SimulationError
 from policies import train
 
@@ -35,7 +35,7 @@ ENV = "KomoPush-v0"
 DARK = Frame(
     np.zeros((48, 64, 3), np.uint8),
     np.zeros((48, 64), np.float32),
-    Lens((40.0, 40.0), (32.0, 24.0)),
+    Intrinsics(40.0, 40.0, 32.0, 24.0),
 )
 REHEARSAL: dict[str, Any] = {"robot": "rehearsal", "cameras": {"front": {"source": "rendered"}}}
 SEEN = {"markers": {"puck": {"id": 40, "size": 0.04, "pose": [0, 0, 0.015, 1, 0, 0, 0]}}}
@@ -74,7 +74,7 @@ def make(lab: dict[str, Any], tmp_path: Path, operator: Quiet, **options: Any) -
     file = write_json(tmp_path / "lab.json", lab)
     options = {"obs_mode": "rgb", "control_mode": "joint", "image_size": 48, **options}
     return gym.make(
-        ENV, world="real", lab=file, operator=operator, disable_env_checker=True, **options
+        ENV, backend="real", lab=file, operator=operator, disable_env_checker=True, **options
     )
 
 
@@ -86,14 +86,14 @@ def test_a_rehearsal_is_as_the_real_thing_will_be(tmp_path: Path) -> None:
     assert "The arm is about to go to its home position, by the way that it came" in heard
     assert heard.startswith("puck: no marker. You will be asked how an episode ended.")
     assert operator.layouts[0].shape == (480, 640, 3)
-    assert info["delay"] == 0.0
+    assert info["latency"] == 0.0
     assert not info["is_success"]
     assert np.isnan(info["distance"]), "nobody knows where the puck is"
     home = env.unwrapped.controller.command
     for _ in range(4):
         observation, *_ = env.step(home + np.array([0.4, 0, 0, 0, 0, 0, 0]))
     assert env.observation_space.contains(observation)
-    assert env.unwrapped.ask_outcome() is True
+    assert env.unwrapped.world.query_outcome() is True
     env.reset(seed=1)
     assert operator.heard[1:] == ["The arm is about to go home, by the way that it came."]
     assert np.abs(env.unwrapped.state.q - home).max() < 0.01, "it has gone back"
@@ -111,7 +111,7 @@ def test_a_rehearsal_is_as_the_real_thing_will_be(tmp_path: Path) -> None:
     seeing = make(REHEARSAL | SEEN, tmp_path, operator, obs_mode="state")
     observation, info = seeing.reset(seed=0)
     assert info["distance"] > 0
-    assert seeing.unwrapped.ask_outcome() is None
+    assert seeing.unwrapped.world.query_outcome() is None
     seeing.close()
 
 
@@ -121,7 +121,7 @@ def test_an_interrupt_stops_it_on_its_way_home(tmp_path: Path) -> None:
     home = env.unwrapped.controller.command
     for number in range(40):
         env.step(home + np.array([0.02 * number, 0, 0, 0, 0, 0, 0]))
-    process = env.unwrapped.world.process
+    process = env.unwrapped.world.robot.process
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     started = time.monotonic()
@@ -149,7 +149,7 @@ def test_a_dry_run_moves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_lost_camera_stops_it(tmp_path: Path) -> None:
-    for number in range(4):  # to look at the lens, for the overlay, for the reset and a step
+    for number in range(4):  # to read the intrinsics, for the overlay, for the reset and a step
         record(DARK, tmp_path / "pictures", number)
     lab = {**REHEARSAL, "cameras": {"front": {"source": f"recorded:{tmp_path / 'pictures'}"}}}
     operator = Quiet()
@@ -161,7 +161,7 @@ def test_a_lost_camera_stops_it(tmp_path: Path) -> None:
         env.step(home)
     with pytest.raises(RuntimeError, match="call reset first"):
         env.step(home)
-    env.unwrapped.keep_pictures()
+    env.unwrapped.world.save_images()
     assert operator.kept == ["start", "end"]
     env.close()
 
@@ -209,7 +209,7 @@ def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
     out = tmp_path / "lost"
     done = run("\n" * 4, *common, *mine, "--lab", few, "--out", out)
     assert done.returncode == 1
-    assert "there are no more pictures; 0 finished episodes are kept" in done.stderr
+    assert "there are no more images; 0 finished episodes are kept" in done.stderr
     # Nobody there to ask: nothing moves.
     done = run("", *common, *mine, "--lab", blind, "--out", tmp_path / "nobody")
     assert done.returncode == 1
@@ -328,7 +328,7 @@ def test_two_policies_take_turns_and_nobody_is_told_which_acts(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("lab", "why"),
     [
-        (None, "world='real': expected lab"),
+        (None, "backend='real': expected lab"),
         ({}, "robot: Field required"),
         ({"robot": "panda"}, "robot: Input should be 'franka' or 'rehearsal', got 'panda'"),
         ({"robot": "rehearsal", "cameras": {"top": {"source": "rendered"}}}, "cameras.top"),
@@ -386,7 +386,7 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="80 degrees are wanted, and the camera sees 61"):
         env.reset(seed=0)
     env.close()
-    with pytest.raises(OSError, match="there are no pictures"):
+    with pytest.raises(OSError, match="there are no images"):
         Recorded(tmp_path / "nothing")
 
 

@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 import komo_envs  # noqa: F401 - registers the ids
-from komo_envs.entities import ROBOT_LINKS, Camera, look_at
+from komo_envs.entities import ROBOT_LINKS, Camera
 from komo_envs.lab import Lab, LabCamera, Marker, load_lab
-from komo_envs.lab.cameras import CameraLost, Frame, Lens, cut, record
+from komo_envs.lab.cameras import CameraLost, Frame, Intrinsics, crop_resize, record
 from komo_envs.lab.markers import compose, draw_board
-from komo_envs.lab.perception import Live
+from komo_envs.lab.perception import Perception
+from komo_envs.poses import look_at
 
 cv2 = pytest.importorskip("cv2")
 ENV = "KomoPush-v0"
-LENS = Lens((612.0, 610.0), (322.0, 238.0))
+CAMERA = Intrinsics(612.0, 610.0, 322.0, 238.0)
 """Much like a RealSense's."""
 
 
@@ -36,13 +37,15 @@ def photograph(flat: NDArray[np.uint8], size: tuple[float, float], pose: Any, ey
     world = Rotation.from_quat(pose[3:], scalar_first=True).apply(corners) + pose[:3]
     turn = Rotation.from_quat(eye[3:], scalar_first=True).inv()
     seen = turn.apply(world - np.asarray(eye[:3]))
-    pixels = fine * (seen[:, :2] / seen[:, 2:] * LENS.focal + LENS.center) - 0.5
+    pixels = (
+        fine * (seen[:, :2] / seen[:, 2:] * [CAMERA.fx, CAMERA.fy] + [CAMERA.cx, CAMERA.cy]) - 0.5
+    )
     height, width = flat.shape
     there = np.array([[0, 0], [width, 0], [width, height], [0, height]]) - 0.5
     way = cv2.getPerspectiveTransform(there.astype(np.float32), pixels.astype(np.float32))
     large = cv2.warpPerspective(flat, way, (640 * fine, 480 * fine), borderValue=130)
     grey = cv2.resize(large, (640, 480), interpolation=cv2.INTER_AREA)
-    return Frame(np.repeat(grey[..., None], 3, axis=2), np.zeros((480, 640), np.float32), LENS)
+    return Frame(np.repeat(grey[..., None], 3, axis=2), np.zeros((480, 640), np.float32), CAMERA)
 
 
 def test_a_camera_is_found_and_the_simulation_sees_through_it(
@@ -60,7 +63,7 @@ def test_a_camera_is_found_and_the_simulation_sees_through_it(
     frame = photograph(page, size, [0.05, 0.35, 0.65, *turn], eye)
     for number in range(3):
         record(frame, tmp_path / "pictures", number)
-    at = ("--at", 0.05, 0.35, "--yaw", 30, "--pictures", 3)
+    at = ("--at", 0.05, 0.35, "--yaw", 30, "--images", 3)
     done = command("komo_envs.lab.calibrate", file, *at)
     assert done.returncode == 0, done.stderr
     assert "front is at (0.15" in done.stdout
@@ -81,7 +84,9 @@ def test_a_camera_is_found_and_the_simulation_sees_through_it(
 
     away = write_json(tmp_path / "away.json", lab)
     record(
-        Frame(np.full((480, 640, 3), 130, np.uint8), frame.depth, LENS), tmp_path / "pictures", 0
+        Frame(np.full((480, 640, 3), 130, np.uint8), frame.depth, CAMERA),
+        tmp_path / "pictures",
+        0,
     )
     done = command("komo_envs.lab.calibrate", away, *at)
     assert done.returncode == 2
@@ -106,7 +111,7 @@ def test_a_carried_camera_is_found(tmp_path: Path, command: Command) -> None:
     turn = Rotation.from_euler("z", 90, degrees=True).as_quat(scalar_first=True)
     board = [*inner.state.link_poses[-1][:2], 0.65, *turn]
     record(photograph(page, size, board, compose(hand, here)), tmp_path / "pictures", 0)
-    at = ("--camera", "wrist", "--pictures", 1, "--at", board[0], board[1], "--yaw", 90)
+    at = ("--camera", "wrist", "--images", 1, "--at", board[0], board[1], "--yaw", 90)
     for words, reason in (
         (at, "--joints: expected those of the arm, which carries it, with --camera wrist"),
         ((*at, "--joints", *q[:6], 7), "expected each within the arm's limits"),
@@ -143,11 +148,11 @@ def test_what_wears_a_marker_is_seen(tmp_path: Path, height: float | None, accur
     for number, x in enumerate((0.10, 0.14)):
         page = [x, 0.4, 0.68, *turn]
         record(photograph(marker, (0.06, 0.06), page, eye), tmp_path, number)
-    record(Frame(np.full((480, 640, 3), 130, np.uint8), np.zeros((480, 640)), LENS), tmp_path, 2)
+    record(Frame(np.full((480, 640, 3), 130, np.uint8), np.zeros((480, 640)), CAMERA), tmp_path, 2)
     cameras = lab.calibrated(env.unwrapped.task.cameras)
-    live = Live(lab, None, cameras, [])  # type: ignore[arg-type]
-    assert live.unseen(bodies) == []
-    live.begin()
+    live = Perception(lab, cameras, [])
+    assert live.without_marker(bodies) == []
+    live.forget()
     for x in (0.10, 0.14):
         seen = live.look(state, bodies)
         assert np.abs(seen.body_poses[index, :3] - [x, 0.4, 0.665]).max() < accuracy
@@ -163,12 +168,12 @@ def test_what_wears_a_marker_is_seen(tmp_path: Path, height: float | None, accur
     hidden = live.look(state, bodies)
     assert np.array_equal(hidden.body_poses, seen.body_poses)
     inner = env.unwrapped
-    inner._live, inner._state = live, hidden
+    inner.backend = "real"
+    inner._arrive(hidden)
     observation = inner.observe("state")
     assert env.observation_space.contains(observation)
     assert observation["achieved_goal"][2] == 0
-    inner._live = None
-    with pytest.raises(CameraLost, match="there are no more pictures"):
+    with pytest.raises(CameraLost, match="there are no more images"):
         live.look(state, bodies)
     env.close()
 
@@ -179,10 +184,10 @@ def test_a_live_picture_is_cut_to_what_the_policy_sees() -> None:
     inner = env.unwrapped
     [camera] = inner.cameras
     wide = Camera("wide", camera.pose, fov=70.0)
-    [image] = inner.take_pictures((wide,), (480, 640))
+    [image] = inner.render_images((wide,), (480, 640))
     focal = 240 / np.tan(np.radians(35))
-    frame = Frame(image.rgb, image.depth[..., 0], Lens((focal, focal), (320.0, 240.0)))
-    rgb, depth = cut(frame, camera.fov, (96, 96))
+    frame = Frame(image.rgb, image.depth[..., 0], Intrinsics(focal, focal, 320.0, 240.0))
+    rgb, depth = crop_resize(frame, camera.fov, (96, 96))
     assert rgb.shape == observation["pixels"].shape
     assert (rgb.dtype, depth.dtype) == (np.uint8, np.float32)
     assert np.abs(rgb.astype(int) - observation["pixels"]).mean() < 4

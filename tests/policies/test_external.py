@@ -331,7 +331,7 @@ def hello(**changed: Any) -> bytes:
         (hello(version=2), "version 2: expected 1"),
         (hello(name="a\nb"), "name 'a"),
         (hello(sha256="../../x"), "sha256 '"),
-        (hello(env_options={"world": "real"}), "env_options \\{'world"),
+        (hello(env_options={"backend": "real"}), "env_options \\{'backend"),
         (hello(type="error", message="no"), "the server says: no"),
         (hello(type="action"), "the answer is 'action'; expected 'hello'"),
     ],

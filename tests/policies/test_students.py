@@ -189,13 +189,13 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
 def test_where_cameras_stand_exactly_may_differ_from_what_a_student_knows(student):
     policy = load_student(student, "KomoPushRandomized-v0")
     together = {}
-    for randomize in ("felt", "seen"):
+    for randomize in ("dynamics", "visual"):
         env = gym.make("KomoPush-v0", obs_mode="rgb", image_size=48, randomize=randomize)
         obs, _ = env.reset(seed=0)
         assert env.action_space.contains(policy.predict(obs)[0])
         together[randomize] = layout_of(env.unwrapped, "KomoPush-v0").carried
         env.close()
-    assert together == {"felt": False, "seen": True}
+    assert together == {"dynamics": False, "visual": True}
 
 
 @pytest.mark.parametrize(
