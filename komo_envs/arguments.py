@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import pkgutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +14,9 @@ import numpy as np
 from komo_envs.entities import Camera
 from komo_envs.tasks import Task
 from komo_envs.utils.words import near
+
+if TYPE_CHECKING:
+    from komo_envs.lab import Lab
 
 
 def make_task(task: str, options: Mapping[str, Any]) -> Task:
@@ -55,6 +59,20 @@ def check_size(name: str, value: Any) -> tuple[int, int]:
             "or a pair of them (height, width)"
         )
     return int(pair[0]), int(pair[1])
+
+
+def make_lab(lab: Lab | Mapping[str, Any] | str | Path | None) -> Lab | None:
+    """The laboratory that an env is given: itself, its fields, or the file that has them.
+
+    Raises:
+        ValueError: It is none of these; the message names the field.
+        OSError: The file cannot be read.
+    """
+    if lab is None:
+        return None
+    from komo_envs.lab import config  # needs what a simulation does without
+
+    return config.make_lab(lab)
 
 
 def check_backend(backend: str, has_lab: bool, dry_run: bool, randomized: bool) -> None:

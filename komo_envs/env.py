@@ -16,6 +16,7 @@ from komo_envs.arguments import (
     check_backend,
     check_choice,
     check_size,
+    make_lab,
     make_task,
     select_cameras,
     select_options,
@@ -203,7 +204,7 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self.task = make_task(task, options)
         self.randomization = make_randomization(randomize)
         self.backend = backend
-        self.lab = _make_lab(lab)
+        self.lab = make_lab(lab)
         check_backend(backend, self.lab is not None, dry_run, self.randomization is not None)
         self.operator = operator
         self.dry_run = dry_run
@@ -458,14 +459,9 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
 
     def _evaluate(self) -> tuple[Observation, float, dict[str, Any]]:
         """Observation, reward and info of the present state."""
+        goals = (self._achieved_goal, self._desired_goal)
         step_reward, evaluated = evaluate_state(
-            self.task,
-            self.reward_mode,
-            self.scene,
-            self.state,
-            self._achieved_goal,
-            self._desired_goal,
-            self._tcp_pose,
+            self.task, self.reward_mode, self.scene, self.state, *goals, self._tcp_pose
         )
         info = {
             **evaluated,
@@ -498,11 +494,3 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
             self.operator,
             self.dry_run,
         )
-
-
-def _make_lab(lab: Lab | Mapping[str, Any] | str | Path | None) -> Lab | None:
-    if lab is None:
-        return None
-    from komo_envs.lab.config import make_lab  # needs what a simulation does without
-
-    return make_lab(lab)

@@ -22,6 +22,8 @@ from conftest import RunPython
 from gymnasium.utils.env_checker import check_env
 
 from experts import make_expert
+from komo_envs.tasks import Task
+from komo_envs.tasks.push import Push
 from komo_envs.worlds.physx import PhysxWorld
 from komo_envs.worlds.rai import SimulationError
 
@@ -581,6 +583,32 @@ def test_an_env_can_be_copied_unless_it_runs(
     assert np.isfinite(expert.predict(None)[0]).all()
     for env in (fresh, again):
         env.close()
+
+
+def test_a_simulated_env_imports_nothing_of_a_laboratory(run_python: RunPython) -> None:
+    done = run_python(
+        "import sys, gymnasium as gym, komo_envs\n"
+        "env = gym.make('KomoPush-v0', obs_mode='rgb')\n"
+        "env.reset(seed=0)\n"
+        "env.step(env.action_space.sample())\n"
+        "env.close()\n"
+        "unwanted = ('komo_envs.lab', 'pydantic', 'imageio', 'h5py', 'torch', 'tyro')\n"
+        "print(sorted(name for name in sys.modules if name.startswith(unwanted)))"
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_task_that_forgets_a_member_cannot_be_made() -> None:
+    members = dict(vars(Push))
+    assert Push()
+    for name in ("bodies", "evaluate", "observable_mask"):
+        rest = {key: value for key, value in members.items() if key != name}
+        forgetful = type("Forgetful", (Task,), rest)
+        with pytest.raises(TypeError, match=f"abstract.*{name}"):
+            forgetful()
+    rest = {key: value for key, value in members.items() if key != "home"}
+    with pytest.raises(TypeError, match="expected the attributes home"):
+        type("Homeless", (Task,), rest)()
 
 
 def test_a_missing_system_library_is_named_with_the_cure(
