@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import pickle
 import pkgutil
@@ -52,7 +51,7 @@ class ChildProcess:
         self._connection = Connection(ours_fd)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), str(theirs_fd)],
+                [sys.executable, "-c", _PROGRAM, str(theirs_fd), *sys.path],
                 pass_fds=[theirs_fd],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -107,12 +106,13 @@ class ChildProcess:
         return f" ({lines[-1]})" if lines else ""
 
 
-# The child imports what its parent would, wherever it runs.
+# The child imports what its parent would, and nothing before that: of itself, Python would find the
+# modules of the working directory first.
 _PROGRAM = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
+import sys
+sys.path[:] = sys.argv[2:]
 from komo_envs.utils.child import serve
-serve(int(sys.argv[2]))
+serve(int(sys.argv[1]))
 """
 
 

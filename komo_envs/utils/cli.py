@@ -22,12 +22,13 @@ import tyro
 
 from komo_envs.utils.errors import printable
 from komo_envs.utils.foreign_code import open_streams
+from komo_envs.utils.packages import installed_command
 
 Arguments = TypeVar("Arguments")
 
 
 def parse(arguments: type[Arguments], module: str, repeatable: tuple[str, ...] = ()) -> Arguments:
-    """Fill the dataclass ``arguments`` from the command line of ``python -m module``.
+    """Fill the dataclass ``arguments`` from the command line of a module or installed command.
 
     The fields' docstrings are the help, and the module's docstring has the example. Words that do
     not fit, empty ones and options given twice, but for the ``repeatable``, end the process with
@@ -51,7 +52,8 @@ def parse(arguments: type[Arguments], module: str, repeatable: tuple[str, ...] =
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            filled = tyro.cli(_with_help(arguments), prog=f"python -m {module}")
+            prog = installed_command() or f"python -m {module}"
+            filled = tyro.cli(_with_help(arguments), prog=prog)
             return _filled(arguments, filled)
     except (SystemExit, OSError) as end:
         if isinstance(end, OSError) or not end.code:
