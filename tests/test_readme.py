@@ -23,4 +23,5 @@ def test_the_readmes_python_runs_as_it_stands(run_python: RunPython, tmp_path: P
 def test_the_readmes_test_command_is_what_ci_calls() -> None:
     command = "./setup.sh --dev && .venv/bin/python -m pytest"
     assert command in (PROJECT / "README.md").read_text()
-    assert command in (PROJECT / ".ci" / "run").read_text()
+    called = (PROJECT / ".ci" / "run").read_text().splitlines()
+    assert {*command.split(" && ")} <= {*called}
