@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import torch
+from tyro.conf import FlagConversionOff
 
 from experts.dataset.format import DemoFile
 from komo_envs.suite import VALIDATION
@@ -70,17 +71,17 @@ class Arguments:
     """Actions that are predicted."""
     execute: int | None = None
     """Of those, how many are carried out."""
-    ensemble: bool | None = None
+    ensemble: FlagConversionOff[bool | None] = None
     """Whether to predict in every step instead, and to average over chunks."""
     readout: Readout | None = None
     """How the feature maps of a ResNet become a vector."""
     denoiser: Literal["unet", "transformer"] | None = None
     """Of a diffusion head."""
-    estimate: bool | None = None
+    estimate: FlagConversionOff[bool | None] = None
     """Whether the privileged state is estimated on the way."""
-    features: bool | None = None
+    features: FlagConversionOff[bool | None] = None
     """Whether the head sees more of an image than that estimate."""
-    map_encoder: bool | None = None
+    map_encoder: FlagConversionOff[bool | None] = None
     """Whether a ResNet of its own looks at the things around the object."""
     shift: int | None = None
     """Pixels by which images are shifted at most."""
