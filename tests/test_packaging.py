@@ -67,6 +67,7 @@ def run(bin_folder: Path, tmp_path: Path) -> Any:
 
     def run(program: str, *words: object) -> subprocess.CompletedProcess[str]:
         environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+        environment["RAY_ADDRESS"] = "local"
         command = [bin_folder / program, *map(str, words)]
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
@@ -109,8 +110,11 @@ def test_every_command_is_installed(bin_folder, run):
     assert "usage: komo-run" in done.stdout
 
 
-def test_commands_find_ours_where_the_user_has_modules_of_our_names(run, tmp_path):
-    arguments = ("--env", "KomoPush-v0", "--episodes", 2, "--workers", 2)
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_commands_find_ours_where_the_user_has_modules_of_our_names(run, tmp_path, executor):
+    if executor == "ray":
+        pytest.importorskip("ray")
+    arguments = ("--env", "KomoPush-v0", "--episodes", 2, "--workers", 2, "--executor", executor)
     done = run("komo-run", "--policy", "zero", *arguments, "--no-report", "--out", "scored")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "scored" / "result.json").read_text())

@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -40,12 +41,17 @@ from komo_envs.utils.workers import (
 # is not there.
 os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# A cluster that is started here takes 127.0.0.1 as this node's address, and listens there alone, if
+# Ray is to think that nodes of other machines cannot join. One of this machine is joined all the
+# same: its address is read from its files.
+if os.environ.get("RAY_ADDRESS", "local") == "local":
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 try:
     import ray
+    from ray import cloudpickle
 except ImportError as error:
     raise missing("--executor ray", "ray", error) from error
-from ray._private import ray_constants
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -74,11 +80,11 @@ class Cluster:
         nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
         self._cores = {key: int(node["Resources"].get("CPU", 0)) for key, node in nodes.items()}
         self._cores = {key: cores for key, cores in self._cores.items() if cores}
-        here = _facts(Path.cwd(), facts)
+        start = _Start.here(facts)
+        here = _facts(start)
         ask = ray.remote(num_cpus=0)(_facts)
         answers = {
-            key: ask.options(scheduling_strategy=_on(key)).remote(Path.cwd(), facts)
-            for key in self._cores
+            key: ask.options(scheduling_strategy=_on(key)).remote(start) for key in self._cores
         }
         for key, answer in answers.items():
             node = f"{nodes[key]['NodeManagerHostname']} ({nodes[key]['NodeManagerAddress']})"
@@ -137,10 +143,6 @@ def _connect() -> None:
             except (OSError, ValueError, RayError) as error:
                 if address or not isinstance(error, ConnectionError):
                     raise OSError(f"RAY_ADDRESS {address or 'auto'}: {_said(error)}") from error
-        # What makes Ray take 127.0.0.1 as this node's address, and listen there alone: for its
-        # processes, and for this one, which has read it already.
-        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
-        ray_constants.ENABLE_RAY_CLUSTER = False
         ray.init("local", num_cpus=provenance.usable_cores(), include_dashboard=False, **quiet)
     finally:
         for number, handler in handlers.items():  # Ray answers SIGTERM in its own way
@@ -157,15 +159,36 @@ def _reach(address: str | None) -> None:
         socket.create_connection((match[1], int(match[2])), timeout=10).close()
 
 
-def _enter(folder: Path) -> None:
-    """Go to the folder that the run was started in, for relative paths, if this node has it."""
-    with contextlib.suppress(OSError):
-        os.chdir(folder)
+@dataclass(frozen=True)
+class _Start:
+    """Where a run was started, and what it does on a node."""
+
+    folder: Path
+    is_on_path: bool
+    """Whether the run imports the modules of the folder."""
+    pickled: bytes
+    """A callable. Ray itself would unpickle it, and import its module, before ``enter``."""
+
+    @classmethod
+    def here(cls, call: Callable[..., Any]) -> _Start:
+        folder = Path.cwd()
+        return cls(folder, bool({"", str(folder)} & {*sys.path}), cloudpickle.dumps(call))
+
+    def enter(self) -> Any:
+        """Go to the folder, for relative paths, if this node has it; return the callable.
+
+        Ray has put the folder on Python's path, where a module may have the name of one of ours.
+        """
+        with contextlib.suppress(OSError):
+            os.chdir(self.folder)
+        if not self.is_on_path:
+            sys.path[:] = [path for path in sys.path if path != str(self.folder)]
+        return cloudpickle.loads(self.pickled)
 
 
-def _facts(folder: Path, more: Callable[[], dict[str, str]]) -> dict[str, str]:
-    """What the results of a machine depend on: its kind, its packages, and ``more``."""
-    _enter(folder)
+def _facts(start: _Start) -> dict[str, str]:
+    """What the results of a machine depend on: its kind, its packages, and what is called."""
+    more = start.enter()
     machine = provenance.machine()
     packages = {each.name: each.version for each in metadata.distributions()}
     kind = {name: str(machine[name]) for name in provenance.KIND}
@@ -189,8 +212,8 @@ def _said(error: Exception) -> str:
 class _Host:
     """A worker with its limits, and a folder for what it writes: an actor on a node."""
 
-    def __init__(self, cwd: Path, make_player: MakePlayer[Any], limits: Limits | None) -> None:
-        _enter(cwd)
+    def __init__(self, start: _Start, limits: Limits | None) -> None:
+        make_player = start.enter()
         context = ray.get_runtime_context()
         # Beside Ray's own logs of the run, should this process be killed before it can clean up.
         session = Path(context.get_temp_dir()) / context.get_session_name()
@@ -254,7 +277,7 @@ class RayWorkers(Generic[Answer]):
         limits: Limits | None = None,
     ) -> None:
         self._places = places
-        self._made = Path.cwd(), make_player, limits
+        self._made = _Start.here(make_player), limits
         self._folder = folder
         self._workers: list[_Remote] = []
 
