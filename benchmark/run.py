@@ -45,7 +45,8 @@ from komo_envs.utils.files import write_text
 from komo_envs.utils.workers import Inline, Limits, Pool, WorkerError, Workers
 from komo_envs.worlds import Backend
 from policies.external.sb3 import SB3Options
-from policies.load import REMOTE, learned_env, split_spec
+from policies.load import learned_env
+from policies.spec import REMOTE, split_spec
 
 if TYPE_CHECKING:
     from komo_envs.utils.ray_workers import Cluster

@@ -27,7 +27,7 @@ from komo_envs.suite import VALIDATION
 from komo_envs.utils import provenance
 from komo_envs.utils.cli import fail, parse, plain, printing
 from komo_envs.utils.files import check_writable, write_text
-from policies.load import PRETRAINED
+from policies.spec import PRETRAINED
 from policies.student.checkpoint import read_card
 from policies.student.policy import load_student
 

@@ -1,4 +1,4 @@
-"""What a policy is: anything with ``predict``, the signature of Stable-Baselines3."""
+"""The policy contract: ``predict``, with the signature of Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from komo_envs.utils.foreign_code import ForeignError, foreign_code
@@ -80,3 +81,23 @@ def env_options_of(policy: Policy) -> dict[str, Any]:
                 f"env_options of the policy: {name!r}: expected some of {', '.join(ENV_OPTIONS)}"
             )
     return options
+
+
+def batch_shape(obs: Observation, space: spaces.Dict) -> tuple[int, ...]:
+    """Batch shape of an observation: ``()`` for one of ``space``, ``(B,)`` for a batch of B.
+
+    Raises:
+        ValueError: The observation is neither.
+    """
+    key, part = next(iter(space.items()))  # one entry tells: all have the batch axis, or none
+    if key not in obs:
+        raise ValueError(f"observation: {key!r} is missing, got {sorted(obs)}")
+    if isinstance(part, spaces.Dict):  # the images of several cameras
+        return batch_shape(obs[key], part)
+    shape, single = np.shape(obs[key]), part.shape
+    assert single is not None  # our observations hold only arrays
+    if shape == single:
+        return ()
+    if shape[1:] == single:
+        return shape[:1]
+    raise ValueError(f"observation[{key!r}]: expected {single} or (B, *{single}), got {shape}")

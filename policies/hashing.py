@@ -1,4 +1,4 @@
-"""Which policy a score belongs to."""
+"""Hashes of policies, by which a score names the policy that it belongs to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from komo_envs.utils.provenance import hash_sources
 from policies.base import Policy
 from policies.external.remote import RemotePolicy
 from policies.external.sb3 import SB3Policy
-from policies.load import CARD, WEIGHTS, split_spec
+from policies.spec import CARD, WEIGHTS, split_spec
 
 SOURCES = {"expert": "experts", "random": "policies.baselines", "zero": "policies.baselines"}
 """The package or module whose source defines each built-in policy."""

@@ -1,4 +1,4 @@
-"""From a word on the command line to a policy."""
+"""Load policies by their specs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,10 @@ from gymnasium import spaces
 import komo_envs  # noqa: F401  (registers the environments)
 from komo_envs.registration import check_module
 from komo_envs.utils.extras import missing
-from komo_envs.utils.words import near
 from policies.base import Policy
 from policies.baselines import RandomPolicy, ZeroPolicy
 from policies.external.sb3 import SB3Options, load_sb3
-
-BUILT_IN = ("expert", "random", "zero")
-REMOTE = "tcp://"
-"""How the address of a policy in another process begins."""
-CARD, WEIGHTS = "policy.json", "model.safetensors"
-"""The files of a checkpoint."""
-TRAINING = "training.json"
-"""The file that policies.train_rl writes beside a policy: how that came about."""
-PRETRAINED = Path(__file__).parent / "pretrained"
-"""The checkpoints that come with the project: a folder each."""
+from policies.spec import BUILT_IN, REMOTE, TRAINING, check_spec, split_spec
 
 
 def load_policy(
@@ -136,56 +126,3 @@ def training_of(path: Path) -> dict[str, str]:
         return {name: str(said[name]) for name in ("name", "env_id")}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: is damaged: {type(error).__name__}: {error}") from error
-
-
-def split_spec(spec: str) -> tuple[Path, str]:
-    """The path, and the name of the class in ``"file.py:Class"``; else an empty one."""
-    file, colon, class_name = spec.rpartition(":")
-    if colon and file.endswith(".py") and class_name.isidentifier():
-        return Path(file), class_name
-    return Path(spec), ""
-
-
-def check_spec(spec: str, trust_code: bool = False) -> None:
-    """Refuse what names no policy, or one with code that is not trusted.
-
-    Raises:
-        ValueError: The message says what ``spec`` is and what was expected.
-    """
-    if spec in BUILT_IN or spec.startswith(REMOTE):
-        return
-    path, class_name = split_spec(spec)
-    built_in = ", ".join(BUILT_IN)
-    if not path.exists():
-        raise ValueError(
-            f"policy {spec!r}: expected {built_in} or a path, and {path} is not there"
-            f"{_nearest(spec)}"
-        )
-    if path.is_dir():
-        if not (path / CARD).is_file():
-            raise ValueError(f"policy {spec!r}: is no checkpoint: the folder has no {CARD}")
-        return
-    if path.suffix not in (".onnx", ".py", ".zip"):
-        raise ValueError(
-            f"policy {spec!r}: no kind of policy is kept in files ending in {path.suffix!r}; "
-            f"expected {built_in}, the folder of a checkpoint, an .onnx file, file.py:Class, or a "
-            ".zip of Stable-Baselines3"
-        )
-    if path.suffix == ".py" and not class_name:
-        raise ValueError(f"policy {spec!r}: expected file.py:Class, the name of a class after it")
-    if path.suffix != ".onnx" and not trust_code:
-        raise ValueError(
-            f"policy {spec!r}: loading it runs code of its author; say --trust-code if you trust it"
-        )
-
-
-def _nearest(spec: str) -> str:
-    """The nearest built-in policy or pretrained checkpoint, as the end of a message."""
-    here = Path.cwd()
-    folder = PRETRAINED.relative_to(here) if PRETRAINED.is_relative_to(here) else PRETRAINED
-    known = {path.name: str(path) for path in sorted(folder.iterdir()) if path.is_dir()}
-    if Path(spec).parent.name == PRETRAINED.name:
-        return f"; in {folder} there are {', '.join(known)}{near(Path(spec).name, known)}"
-    if spec in known:
-        return f"; did you mean {known[spec]}?"
-    return near(spec, (*BUILT_IN, *known.values()))

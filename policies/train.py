@@ -17,8 +17,8 @@ from komo_envs.utils import provenance
 from komo_envs.utils.cli import fail, parse
 from komo_envs.utils.errors import printable
 from komo_envs.utils.stats import wilson
-from policies.load import CARD
 from policies.rollout import successes
+from policies.spec import CARD
 from policies.student.checkpoint import Origin, read_card, save_checkpoint
 from policies.student.config import Architecture, Encoder, HeadName, Modality, Training, make
 from policies.student.dinov2 import Backbone

@@ -17,7 +17,7 @@ from policies import Policy, load_policy
 from policies.base import env_options_of
 from policies.external.sb3 import SB3Options, SB3Policy, check_stated
 from policies.hashing import combine, hash_policy, states_hash
-from policies.load import BUILT_IN
+from policies.spec import BUILT_IN
 
 
 class Identified(NamedTuple):

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import ENV_OPTIONS
-from policies.load import REMOTE
+from policies.spec import REMOTE
 
 VERSION = 1
 MAX_BYTES = 2**26

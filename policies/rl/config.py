@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from experts.dataset.format import DemoFile
 from komo_envs.utils import provenance
-from policies.load import TRAINING
+from policies.spec import TRAINING
 
 AlgorithmName = Literal["sac", "tqc", "ppo"]
 RewardMode = Literal["sparse", "dense"]

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from komo_envs.utils.files import check_utf8, replacing, write_text
-from policies.load import CARD, WEIGHTS
+from policies.spec import CARD, WEIGHTS
 from policies.student.config import Architecture, Training
 from policies.student.network import Student
 from policies.training.data import Layout, Scale, Scales

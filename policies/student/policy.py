@@ -16,8 +16,7 @@ from torch import Tensor
 
 from komo_envs.env import KomoEnv
 from komo_envs.registration import find_spec
-from policies.base import Observation
-from policies.baselines import batch_shape
+from policies.base import Observation, batch_shape
 from policies.export_onnx import OnnxStudent
 from policies.student.checkpoint import load_checkpoint
 from policies.student.config import Architecture

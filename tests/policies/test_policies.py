@@ -15,7 +15,8 @@ from komo_envs.utils import extras
 from komo_envs.utils.provenance import hash_sources
 from policies import RandomPolicy, load_policy
 from policies.hashing import hash_policy
-from policies.load import CARD, PRETRAINED, learned_env
+from policies.load import learned_env
+from policies.spec import CARD, PRETRAINED
 
 ENVS = ("KomoPush-v0", "KomoPushPixels-v0", "KomoShelf-v0", "KomoShelfHard-v0")
 

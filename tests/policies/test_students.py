@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from experts.dataset.format import DemoFile
 from komo_envs.suite import VALIDATION
 from policies import load_policy
-from policies.load import PRETRAINED
 from policies.rollout import successes
+from policies.spec import PRETRAINED
 from policies.student import obstacle_map
 from policies.student.checkpoint import load_checkpoint
 from policies.student.config import make
