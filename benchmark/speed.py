@@ -21,13 +21,14 @@ from rich.table import Table
 
 from benchmark.evaluation.display import episodes_each
 from benchmark.evaluation.protocol import SOURCES, choose_envs
-from benchmark.evaluation.rollout import steps_of_episode
 from experts import make_expert
 from komo_envs.suite import VALIDATION
 from komo_envs.utils import provenance
 from komo_envs.utils.cli import fail, parse, plain, printing
 from komo_envs.utils.files import check_writable, write_text
-from policies.spec import PRETRAINED
+from komo_envs.utils.foreign_code import foreign_code
+from policies.rollout import rollout
+from policies.spec import PRETRAINED, check_spec, split_spec
 from policies.student.checkpoint import read_card
 from policies.student.policy import load_student
 
@@ -75,7 +76,7 @@ class Arguments:
     """How many environments a vector environment has; each number is measured."""
     episodes: int = 20
     """Episodes of each expert, and of each student."""
-    policies: tuple[Path, ...] | None = None
+    policies: tuple[str, ...] | None = None
     """Folders of students; those that come with the project, of these environments, if not
     given."""
     out: Path | None = None
@@ -126,8 +127,12 @@ def main() -> None:
         envs = choose_envs(arguments.env, default=ONE_OF_EACH)
         for env_id in envs:
             make_expert(env_id)
-        folders = PRETRAINED.iterdir() if arguments.policies is None else arguments.policies
-        students = {folder: read_card(folder).layout.env_id for folder in sorted(folders)}
+        folders = [*PRETRAINED.iterdir()]
+        if arguments.policies is not None:
+            for spec in arguments.policies:
+                check_spec(spec)
+            folders = [split_spec(spec)[0] for spec in arguments.policies]
+        students = {folder: read_card(folder).features.env_id for folder in sorted(folders)}
         for folder, env_id in students.items():
             if arguments.policies is not None and env_id not in envs:
                 raise ValueError(f"--policies {folder}: is of {env_id}, which is not measured")
@@ -267,7 +272,7 @@ def measure_expert(env_id: str, episodes: int) -> dict[str, float]:
         for seed in show_progress(VALIDATION[:episodes], "Expert"):
             before = len(expert.plan_seconds)
             started = perf_counter()
-            for _ in steps_of_episode(env, expert, seed):
+            for _ in rollout(expert, env, seed, foreign_code):
                 pass
             durations.append(perf_counter() - started)
             plans.append(expert.plan_seconds[before:])
@@ -299,7 +304,7 @@ def measure_student(folder: Path, env_id: str, episodes: int) -> dict[str, float
     try:
         for seed in show_progress(VALIDATION[:episodes], folder.name):
             started = perf_counter()
-            for _ in steps_of_episode(env, student, seed):
+            for _ in rollout(student, env, seed, foreign_code):
                 pass
             durations.append(perf_counter() - started)
         chunks = [1000 * seconds for seconds in student.chunk_seconds]

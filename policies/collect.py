@@ -1,4 +1,7 @@
-"""Collect what an expert does where a student led: ``python -m policies.collect --policy DIR``."""
+"""Collect interventions of an expert in a student's episodes (DAgger-style).
+
+``python -m policies.collect --policy pretrained:push --out FILE``
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,15 @@ from numpy.typing import NDArray
 from experts.collect import PartRecorder, Parts, check_output, produce
 from experts.dataset.format import Demo
 from experts.dataset.recorder import Recipe, Recorder, lab_of
-from komo_envs.env import KomoEnv
+from komo_envs.env import unwrap
 from komo_envs.lab import Lab
 from komo_envs.registration import check_module
 from komo_envs.suite import TRAIN
 from komo_envs.utils.cli import fail, parse, plain
 from policies.base import Observation
 from policies.hashing import hash_checkpoint
-from policies.rollout import infos
+from policies.rollout import rollout
+from policies.spec import check_spec, split_spec
 from policies.student.checkpoint import Card, read_card
 from policies.student.policy import load_student
 
@@ -30,29 +34,28 @@ MODULE = "policies.collect"
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Collect demonstrations in which a student begins, and its expert takes over.
+    """Collect demonstrations in which a student begins, and its expert intervenes.
 
-    Each episode is played twice: the student alone, to see how long it takes; then the same until a
-    step that is drawn from those, and the expert from there to the end. Training learns from what
-    the expert does. The same command goes on where it stopped.
+    Each episode is played twice: first by the student alone; then by the student until a random one
+    of those steps, and by the expert from there to the end. Training uses the steps of the expert.
+    The same command resumes an interrupted collection.
     """
 
-    policy: Path
-    """Folder of the student."""
+    policy: str
+    """Student: the folder of a checkpoint, or pretrained:NAME."""
     out: Path
-    """The HDF5 file, as of experts.collect."""
+    """Output file, HDF5, as of experts.collect."""
     episodes: int = 500
-    """How many, one for each seed."""
+    """Number of episodes, one for each seed."""
     first_seed: int = 100_000
-    """Of the training seeds: others than those that the student learned from."""
+    """First training seed; the student should not have been trained on these."""
     lab: str | None = None
-    """The file that says what a laboratory has, if the student learned to see from where its
-    cameras are."""
+    """Laboratory file, if the student was trained on images from the poses of its cameras."""
     workers: int | None = None
-    """Processes that collect; as many as there are cores if not given. They change nothing else."""
+    """Number of worker processes, which changes nothing else; as many as cores if not given."""
     trust_code: bool = False
-    """Whether the student may name a module that is imported, which runs its code: an
-    environment of the kind module:Id."""
+    """Whether a module that the student names (an env module:Id) may be imported, which runs its
+    code."""
 
 
 def main() -> None:
@@ -69,8 +72,10 @@ def main() -> None:
                 f"--first-seed {seeds.start}: expected training seeds, {TRAIN.start} to "
                 f"{TRAIN.stop - 1}; {len(seeds)} episodes would take those up to {seeds.stop - 1}"
             )
-        card = read_card(arguments.policy)
-        check_module(f"--policy {arguments.policy}", card.layout.env_id, arguments.trust_code)
+        check_spec(arguments.policy, arguments.trust_code)
+        folder = split_spec(arguments.policy)[0]
+        card = read_card(folder)
+        check_module(f"--policy {arguments.policy}", card.features.env_id, arguments.trust_code)
         if card.origin.shadows:
             raise ValueError(
                 f"--policy {arguments.policy}: learned from images with shadows; expected a "
@@ -78,28 +83,28 @@ def main() -> None:
             )
         recipe = recipe_of(card, arguments.lab)
         lab = lab_of(recipe)
-        recorder = HandoverRecorder(recipe, arguments.policy, lab)
+        recorder = HandoverRecorder(recipe, folder, lab)
         recorder.close()
-        head = recorder.recorder.head(seeds, f"{card.name} {hash_checkpoint(arguments.policy)}")
+        head = recorder.recorder.head(seeds, f"{card.name} {hash_checkpoint(folder)}")
         check_output(arguments.out, head)
         parts = Parts(arguments.out)
     except ValueError as error:
         fail(MODULE, error)
     except OSError as error:
         fail(MODULE, f"stopped: {plain(error)}", code=1)
-    make_recorder = partial(HandoverRecorder, recipe, arguments.policy, lab)
+    make_recorder = partial(HandoverRecorder, recipe, folder, lab)
     make_player = partial(PartRecorder, make_recorder, recipe.control_mode)
     produce(MODULE, parts, seeds, head, make_player, arguments.workers)
 
 
 def recipe_of(card: Card, lab: str | None) -> Recipe:
-    """What the student sees, in the pictures of a laboratory's cameras, and how it acts."""
-    layout = card.layout
+    """The student's env, control mode and images, with the cameras of a laboratory if given."""
+    features = card.features
     return Recipe(
-        env=layout.env_id,
-        control_mode=layout.control_mode,
-        image_size=layout.image_size,
-        cameras=layout.cameras,
+        env=features.env_id,
+        control_mode=features.control_mode,
+        image_size=features.image_size,
+        cameras=features.cameras,
         lab=lab,
     )
 
@@ -115,16 +120,16 @@ class HandoverRecorder:
 
     def __init__(self, recipe: Recipe, folder: Path, lab: Lab | None) -> None:
         self.recorder = Recorder(recipe, lab)
-        self._env: KomoEnv = self.recorder.env.unwrapped  # type: ignore[assignment]
+        self._env = unwrap(self.recorder.env)
         self._student = load_student(folder, recipe.env)
-        # It draws no more than the student sees.
+        # Renders no images that the student does not observe.
         options = {**self._student.env_options, "lab": lab}
         self._alone = gym.make(recipe.env, disable_env_checker=True, **options)
 
     def record(self, seed: int) -> Demo:
         """Play the episode of a seed."""
-        steps = len([*infos(self._student, self._alone, seed)])  # with success or without
-        # The scene is drawn from the seed alone: the word keeps the two apart.
+        steps = len([*rollout(self._student, self._alone, seed)]) - 1  # without the reset
+        # The scene is sampled from the seed alone: the word keeps the two apart.
         handover = int(np.random.default_rng([seed, *b"handover"]).integers(1, steps + 1))
         self._student.set_random_seed(seed)
         return self.recorder.record(seed, self, handover)
@@ -132,10 +137,10 @@ class HandoverRecorder:
     def predict(
         self, obs: Observation, state: Any = None, episode_start: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[Any], Any]:
-        """The student's action (A,); one of states sees what is not recorded with the pictures."""
-        states = self._student.env_options["obs_mode"] == "state"
-        seen = self._env.observe("state") if states else obs
-        return self._student.predict(seen, state, episode_start)
+        """The student's action (A,); a state-based one observes more than is recorded."""
+        if self._student.privileged:
+            obs = self._env.observe("state")
+        return self._student.predict(obs, state, episode_start)
 
     def close(self) -> None:
         """Close the envs."""

@@ -1,6 +1,6 @@
-"""A student as one ONNX file, which acts faster: ``python -m policies.export_onnx STUDENT``.
+"""Export a student to ONNX: ``python -m policies.export_onnx STUDENT --out FILE``.
 
-The file holds the student's ``policy.json`` too, so that it is a policy like the folder.
+The file also holds ``policy.json``, so that it is a policy like the folder, and acts faster.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tyro.conf import Positional
@@ -18,22 +17,22 @@ from tyro.conf import Positional
 from komo_envs.utils.cli import fail, parse, printing
 from komo_envs.utils.extras import missing
 from komo_envs.utils.files import check_writable, replacing
-from policies.student.checkpoint import CARDS, Card, load_checkpoint, parse_card
+from policies.spec import split_spec
+from policies.student.checkpoint import CARDS, Card, load_checkpoint
 from policies.student.network import Student
+from policies.student.onnx_student import CARD_KEY, INPUT_NAMES, OnnxStudent
 
 MODULE = "policies.export_onnx"
-CARD_KEY = "policy"
-"""Of the file's metadata."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write a student as an ONNX file, and check that it gives the same actions."""
+    """Export a student to an ONNX file, and check that its actions are the same."""
 
-    student: Positional[Path]
-    """Folder of a checkpoint."""
+    student: Positional[str]
+    """Folder of a checkpoint, or pretrained:NAME."""
     out: Path
-    """The file, .onnx."""
+    """Output file, .onnx."""
 
 
 def main() -> None:
@@ -43,7 +42,7 @@ def main() -> None:
         if arguments.out.suffix != ".onnx":
             raise ValueError(f"--out {arguments.out}: expected a name that ends in .onnx")
         check_writable("--out", arguments.out)
-        student, card = load_checkpoint(arguments.student)
+        student, card = load_checkpoint(split_spec(arguments.student)[0])
         difference = write(student, card, arguments.out)
     except (ValueError, OSError, ImportError) as error:
         fail(MODULE, error)
@@ -51,15 +50,11 @@ def main() -> None:
         print(f"{arguments.out}: the same actions as {arguments.student}, within {difference:.1e}")
 
 
-NAMES = ("seen", "agent_pos", "goal", "noise")
-"""Of the file's inputs, as in ``Student.forward``."""
-
-
 def write(student: Student, card: Card, out: Path) -> float:
-    """Write a student, and return by how much its actions differ, at most.
+    """Write a student, and return the largest difference of its actions.
 
     Raises:
-        ValueError: It has another encoder's features for input: DINOv2 is not exported.
+        ValueError: The student has a DINOv2 encoder, which is not exported.
         OSError: The file cannot be written.
         ImportError: onnx, onnxscript or onnxruntime is not installed.
     """
@@ -82,9 +77,9 @@ def write(student: Student, card: Card, out: Path) -> float:
             program = torch.onnx.export(
                 student,
                 inputs,
-                input_names=NAMES,
+                input_names=INPUT_NAMES,
                 output_names=["actions"],
-                dynamic_shapes={name: {0: batch} for name in NAMES},
+                dynamic_shapes={name: {0: batch} for name in INPUT_NAMES},
                 dynamo=True,
                 verbose=False,
             )
@@ -106,61 +101,19 @@ def write(student: Student, card: Card, out: Path) -> float:
 
 
 def _random_inputs(student: Student, count: int) -> tuple[Tensor, ...]:
-    a, layout = student.architecture, student.layout
-    sizes = [len(scale.mean) for scale in (student.state_scale, student.agent_pos_scale)]
-    sizes.append(len(student.goal_scale.mean))
-    state, agent_pos, goal = (torch.randn(count, a.context, size) for size in sizes)
-    width = layout.image_size * len(layout.cameras)
-    pixels = (count, a.context, layout.image_size, width)
-    seen = {
+    a, features = student.architecture, student.features
+    normalizers = (student.state_normalizer, student.agent_pos_normalizer, student.goal_normalizer)
+    state, agent_pos, goal = (
+        torch.randn(count, a.n_obs_steps, len(normalizer.mean)) for normalizer in normalizers
+    )
+    width = features.image_size * len(features.cameras)
+    pixels = (count, a.n_obs_steps, features.image_size, width)
+    images = {
         "rgb": torch.randint(256, (*pixels, 3), dtype=torch.uint8),
         "depth": torch.rand(*pixels, 1),
     }
-    noise = torch.randn(count, a.chunk, layout.action_size)
-    return (state if a.encoder == "state" else seen[a.modality]), agent_pos, goal, noise
-
-
-class OnnxStudent:
-    """A student in an ONNX file, run by ONNX Runtime on one thread.
-
-    Raises:
-        ValueError: It is no such file.
-        ImportError: onnxruntime is not installed.
-    """
-
-    device = torch.device("cpu")
-
-    def __init__(self, path: Path) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise missing("ONNX", "onnx", error) from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            # Its content: ONNX Runtime takes no name that is not UTF-8.
-            self._session = onnxruntime.InferenceSession(
-                path.read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its exceptions have no common parent but this
-            raise ValueError(f"{path}: is no ONNX file: {' '.join(str(error).split())}") from error
-        said = self._session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
-        if said is None:
-            raise ValueError(f"{path}: is of no student: its metadata has no {CARD_KEY!r}")
-        self.card = parse_card(said.encode(), path)
-        self.architecture, self.layout = self.card.architecture, self.card.layout
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """The actions (B, N, A) of inputs in the order of ``NAMES``."""
-        there = {part.name for part in self._session.get_inputs()}
-        feed = {
-            name: np.ascontiguousarray(value.numpy())
-            for name, value in zip(NAMES, inputs, strict=True)
-            if name in there  # what a head does not need is left out
-        }
-        [actions] = self._session.run(None, feed)
-        return torch.from_numpy(np.asarray(actions))
+    noise = torch.randn(count, a.chunk_size, features.action_size)
+    return (state if a.encoder == "state" else images[a.modality]), agent_pos, goal, noise
 
 
 if __name__ == "__main__":

@@ -27,13 +27,13 @@ def load_policy(
     """Load a policy for an environment.
 
     Args:
-        spec: ``"expert"``, ``"random"`` or ``"zero"``; the folder of a checkpoint, or a student's
-            ONNX file; ``"file.py:Class"``; a .zip of Stable-Baselines3; ``"tcp://HOST:PORT"``.
+        spec: ``"expert"``, ``"random"`` or ``"zero"``; ``"pretrained:NAME"``; the folder of a
+            checkpoint, or a student's ONNX file; ``"file.py:Class"``; a .zip of Stable-Baselines3; ``"tcp://HOST:PORT"``.
         env_id: A registered id, or ``"module:Id"``; the policy is for its default options, or for
             those that its ``env_options`` name.
         trust_code: Whether code of the policy's author may be run.
-        device: Of PyTorch, where the student in the folder of a checkpoint computes.
-        sb3: How a model of Stable-Baselines3 was trained; others take no notice.
+        device: PyTorch device of a checkpoint.
+        sb3: How a model of Stable-Baselines3 was trained; ignored by others.
 
     Raises:
         ValueError: There is no such policy, or none for this environment, or it has code that is
@@ -42,17 +42,17 @@ def load_policy(
         ImportError: What it takes is not installed.
     """
     check_spec(spec, trust_code)
-    if device != "cpu" and not Path(spec).is_dir():
+    path, class_name = split_spec(spec)
+    if device != "cpu" and not path.is_dir():
         raise ValueError(
             f"--device {device}: expected cpu with {spec!r}, no folder of a checkpoint"
         )
-    # Each imports what the others do without: PyTorch, the planner, ...
+    # Imported late: each kind needs a library that others do not (PyTorch, the planner, ...).
     if spec.startswith(REMOTE):
         from policies.external.remote import RemotePolicy
 
         return RemotePolicy(spec, env_id)
     if spec not in BUILT_IN:
-        path, class_name = split_spec(spec)
         if path.suffix == ".py":
             from policies.external.python_file import load_python
 
@@ -82,7 +82,7 @@ def load_policy(
 
 
 def learned_env(spec: str, trust_code: bool = False) -> str | None:
-    """The id of the environment that a policy says it learned; None if it says nothing.
+    """The id of the environment that a policy was trained in; None if it is not known.
 
     Raises:
         ValueError: There is no such policy, or the environment is another module's and code is not
@@ -97,13 +97,13 @@ def learned_env(spec: str, trust_code: bool = False) -> str | None:
     if path.suffix == ".zip":
         env_id = training_of(path).get("env_id")
     elif path.suffix == ".onnx":
-        from policies.export_onnx import OnnxStudent
+        from policies.student.onnx_student import OnnxStudent
 
-        env_id = OnnxStudent(path).layout.env_id
+        env_id = OnnxStudent(path).features.env_id
     else:
         from policies.student.checkpoint import read_card
 
-        env_id = read_card(path).layout.env_id
+        env_id = read_card(path).features.env_id
     if env_id is not None:
         check_module(f"policy {spec}", env_id, trust_code)
     return env_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from komo_envs.utils.words import near
@@ -14,15 +15,28 @@ CARD, WEIGHTS = "policy.json", "model.safetensors"
 TRAINING = "training.json"
 """File that policies.train_rl writes beside a policy: how that was trained."""
 PRETRAINED = Path(__file__).parent / "pretrained"
-"""The checkpoints that come with the project: a folder each."""
+"""Checkpoints that come with the project: a folder each."""
+PRETRAINED_PREFIX = "pretrained:"
+"""Beginning of the name of one of them, as in ``pretrained:push``."""
 
 
 def split_spec(spec: str) -> tuple[Path, str]:
     """The path, and the name of the class in ``"file.py:Class"``; else an empty one."""
+    if spec.startswith(PRETRAINED_PREFIX):
+        return PRETRAINED / spec.removeprefix(PRETRAINED_PREFIX), ""
     file, colon, class_name = spec.rpartition(":")
     if colon and file.endswith(".py") and class_name.isidentifier():
         return Path(file), class_name
     return Path(spec), ""
+
+
+def canonical_spec(spec: str) -> str:
+    """The spec as results record it: ``pretrained:NAME`` in place of the path of a folder."""
+    if spec in BUILT_IN or spec.startswith(REMOTE):
+        return spec
+    path = split_spec(spec)[0].resolve()
+    known = path.parent == PRETRAINED.resolve() and path.is_dir()
+    return f"{PRETRAINED_PREFIX}{path.name}" if known else spec
 
 
 def check_spec(spec: str, trust_code: bool = False) -> None:
@@ -33,12 +47,21 @@ def check_spec(spec: str, trust_code: bool = False) -> None:
     """
     if spec in BUILT_IN or spec.startswith(REMOTE):
         return
+    names = sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir())
+    if spec.startswith(PRETRAINED_PREFIX):
+        name = spec.removeprefix(PRETRAINED_PREFIX)
+        if name not in names:
+            raise ValueError(
+                f"policy {spec!r}: expected {PRETRAINED_PREFIX} and one of {', '.join(names)}"
+                f"{near(name, names)}"
+            )
+        return
     path, class_name = split_spec(spec)
     built_in = ", ".join(BUILT_IN)
     if not path.exists():
         raise ValueError(
-            f"policy {spec!r}: expected {built_in} or a path, and {path} is not there"
-            f"{_nearest(spec)}"
+            f"policy {spec!r}: expected {built_in}, {PRETRAINED_PREFIX}NAME or a path, and "
+            f"{path} is not there{_nearest(spec, names)}"
         )
     if path.is_dir():
         if not (path / CARD).is_file():
@@ -58,13 +81,11 @@ def check_spec(spec: str, trust_code: bool = False) -> None:
         )
 
 
-def _nearest(spec: str) -> str:
+def _nearest(spec: str, names: Sequence[str]) -> str:
     """The nearest built-in policy or pretrained checkpoint, as the end of a message."""
-    here = Path.cwd()
-    folder = PRETRAINED.relative_to(here) if PRETRAINED.is_relative_to(here) else PRETRAINED
-    known = {path.name: str(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    last = Path(spec).name
+    if last in names:
+        return f"; did you mean {PRETRAINED_PREFIX}{last}?"
     if Path(spec).parent.name == PRETRAINED.name:
-        return f"; in {folder} there are {', '.join(known)}{near(Path(spec).name, known)}"
-    if spec in known:
-        return f"; did you mean {known[spec]}?"
-    return near(spec, (*BUILT_IN, *known.values()))
+        return f"; there are {', '.join(names)}{near(last, names)}"
+    return near(spec, (*BUILT_IN, *(f"{PRETRAINED_PREFIX}{name}" for name in names)))

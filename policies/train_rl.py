@@ -1,4 +1,4 @@
-"""Learn by reinforcement: ``python -m policies.train_rl --env KomoPush-v0 --her --out rl/push``."""
+"""Reinforcement learning: ``python -m policies.train_rl --env KomoPush-v0 --her --out rl/push``."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ MODULE = "policies.train_rl"
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Learn by reinforcement, with Stable-Baselines3. The same command goes on where it stopped.
+    """Train with Stable-Baselines3. The same command resumes an interrupted training.
 
     The policy sees the privileged state and moves by increments (control_mode ee_delta). Each seed
-    trains in a process of one thread; what solves most validation episodes is kept, as a file that
-    Stable-Baselines3 loads and benchmark.run scores.
+    trains in a process of one thread. The policy that solves most validation episodes is kept, in a
+    file that Stable-Baselines3 loads and benchmark.run scores.
     """
 
     env: str
-    """Its id, or module:Id."""
+    """Id of the environment, or module:Id."""
     out: Path
-    """Folder, in which each seed has one."""
+    """Output folder, with a folder for each seed."""
     algo: AlgorithmName = "sac"
-    """Of the library: sac and tqc have a memory, ppo learns from what it has just done."""
+    """Algorithm: sac and tqc are off-policy, with a replay buffer; ppo is on-policy."""
     her: bool = False
-    """Hindsight: what was reached counts as if it had been wanted. Not with ppo."""
+    """Use hindsight experience replay (sac and tqc only)."""
     reward: RewardMode = "dense"
-    """Sparse is success alone; dense has named terms."""
+    """Reward: sparse is success alone; dense is a sum of named terms."""
     demos: Path | None = None
-    """Demonstrations that the memory is filled with before anything is done."""
-    episodes: int | None = None
-    """How many of them, the first ones; all if not given."""
+    """File of demonstrations that pre-fill the replay buffer (sac and tqc only)."""
+    num_demos: int | None = None
+    """Number of demonstrations, the first ones; all if not given."""
     steps: int = 200_000
-    """Of the environment."""
-    looks: int = 10
-    """How often the policy is looked at on the way, and the training saved."""
-    validation: int = 50
-    """Episodes of each look, on validation seeds."""
+    """Number of environment steps."""
+    n_evals: int = 10
+    """Number of evaluations (and checkpoints) during training."""
+    n_eval_episodes: int = 50
+    """Number of validation episodes in each evaluation."""
     seeds: tuple[int, ...] = (0,)
-    """Of the training; they train side by side."""
+    """Seeds of the training; they train in parallel."""
 
 
 def main() -> None:
@@ -71,18 +71,22 @@ def prepare(arguments: Arguments) -> list[Job]:
     """
     find_spec(arguments.env)
     check_seeds(arguments.seeds)
-    for name, most in (("steps", 10**8), ("looks", arguments.steps), ("episodes", 10**6)):
+    limits = {
+        "steps": 10**8,
+        "n_evals": arguments.steps,
+        "n_eval_episodes": len(VALIDATION),
+        "num_demos": 10**6,
+    }
+    for name, most in limits.items():
         value = getattr(arguments, name)
         if value is not None and not 1 <= value <= most:
-            raise ValueError(f"--{name} {value}: expected 1 to {most}")
-    if not 1 <= arguments.validation <= len(VALIDATION):
-        raise ValueError(f"--validation {arguments.validation}: expected 1 to {len(VALIDATION)}")
+            raise ValueError(f"--{name.replace('_', '-')} {value}: expected 1 to {most}")
     if arguments.algo == "ppo":
         for name in ("her", "demos"):
             if getattr(arguments, name):
-                raise ValueError(f"--{name}: ppo has no memory; expected sac or tqc")
+                raise ValueError(f"--{name}: ppo has no replay buffer; expected sac or tqc")
     if arguments.demos is not None:
-        check_demos(arguments.demos, arguments.env, arguments.episodes)
+        check_demos(arguments.demos, arguments.env, arguments.num_demos)
     jobs = []
     for seed in arguments.seeds:
         job = Job(
@@ -95,9 +99,9 @@ def prepare(arguments: Arguments) -> list[Job]:
                 seed,
             ),
             arguments.demos,
-            arguments.episodes,
-            arguments.looks,
-            arguments.validation,
+            arguments.num_demos,
+            arguments.n_evals,
+            arguments.n_eval_episodes,
             arguments.out / f"seed{seed}",
         )
         check_setup(job.folder, setup_of(job), job.outcome)
@@ -105,29 +109,31 @@ def prepare(arguments: Arguments) -> list[Job]:
     return jobs
 
 
-def check_demos(path: Path, env_id: str, episodes: int | None) -> None:
-    """Refuse demonstrations that a memory cannot be filled with.
+def check_demos(path: Path, env_id: str, num_demos: int | None) -> None:
+    """Refuse demonstrations that cannot pre-fill a replay buffer.
 
     Raises:
-        ValueError: They are of another environment, too few, or not what an expert did.
+        ValueError: They are of another environment, too few, or not of an expert alone.
     """
     with DemoFile(path) as file:
         if file.env_id != env_id:
             raise ValueError(f"--demos {path}: is of {file.env_id}; expected {env_id}")
         if file.perturbed or file.world != "sim":
-            raise ValueError(f"--demos {path}: expected what an expert did alone, in simulation")
-        if episodes is not None and episodes > len(file):
-            raise ValueError(f"--episodes {episodes}: {path} has {len(file)}")
+            raise ValueError(
+                f"--demos {path}: expected demonstrations of an expert alone, in simulation"
+            )
+        if num_demos is not None and num_demos > len(file):
+            raise ValueError(f"--num-demos {num_demos}: {path} has {len(file)}")
 
 
 def summary(job: Job) -> str:
-    """What became of a training, in one line."""
+    """Outcome of a training, in one line."""
     said = json.loads(job.outcome.read_text())
     solved, minutes = said["solved"], said["minutes"]
-    low, high = wilson(solved, job.validation)
+    low, high = wilson(solved, job.n_eval_episodes)
     return (
-        f"{job.folder}: {job.name} solves {solved} of {job.validation} validation episodes "
-        f"({solved / job.validation:.1%} [{low * 100:.1f}, {high * 100:.1f}]) after "
+        f"{job.folder}: {job.name} solves {solved} of {job.n_eval_episodes} validation episodes "
+        f"({solved / job.n_eval_episodes:.1%} [{low * 100:.1f}, {high * 100:.1f}]) after "
         f"{said['step']} of {job.steps} steps, {minutes:g} min in all. Score it: "
         f"python -m benchmark.run --trust-code --policy {job.folder / POLICY} "
         f"--env {job.setting.env_id}"

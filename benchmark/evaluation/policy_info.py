@@ -17,7 +17,7 @@ from policies import Policy, load_policy
 from policies.base import env_options_of
 from policies.external.sb3 import SB3Options, SB3Policy, check_stated
 from policies.hashing import combine, hash_policy, states_hash
-from policies.spec import BUILT_IN
+from policies.spec import BUILT_IN, canonical_spec
 
 
 class Identified(NamedTuple):
@@ -90,7 +90,7 @@ def _identity(spec: str, policy: Policy, sees_state: bool) -> PolicyIdentity:
         sha256, weights_hashed = hash_policy(spec, policy), states_hash(spec, policy)
     return PolicyIdentity(
         name=name,
-        kind=printable(spec),
+        kind=printable(canonical_spec(spec)),
         # What is built in and is not the expert looks at nothing.
         privileged=declared or (sees_state and spec not in BUILT_IN),
         sha256=sha256,

@@ -17,7 +17,7 @@ import numpy as np
 
 import komo_envs  # noqa: F401  (registers the environments)
 from benchmark.records.result import Episode
-from komo_envs.control import ActionError, as_array
+from komo_envs.control import ActionError
 from komo_envs.env import unwrap
 from komo_envs.lab import CameraLost
 from komo_envs.lab.world import LabWorld
@@ -28,6 +28,7 @@ from komo_envs.worlds.rai import RobotStopped
 from policies import Policy, load_policy
 from policies.base import env_options_of
 from policies.external.sb3 import SB3Options
+from policies.rollout import rollout
 
 Env = gym.Env[Any, Any]
 
@@ -115,7 +116,7 @@ class Player:
         error = None
         try:
             self._attach(env, policy)
-            for info in steps_of_episode(env, policy, seed):
+            for info in rollout(policy, env, seed, guard=foreign_code):
                 steps += 1
                 scene = scene or _plain(info["scene"])
                 success = bool(info["is_success"])
@@ -218,29 +219,6 @@ def lost(job: Job, why: str) -> Episode:
         steps=0,
         failure=f"error: {why}",
     )
-
-
-def steps_of_episode(env: Env, policy: Policy, seed: int) -> Iterator[dict[str, Any]]:
-    """Play an episode; yield ``info`` after the reset and after every step.
-
-    Raises:
-        ForeignError: The policy raised, or what it returned cannot be made an action.
-        ActionError: The policy gave an action that the environment refused.
-    """
-    with foreign_code():
-        if hasattr(policy, "set_random_seed"):
-            policy.set_random_seed(seed)
-    observation, info = env.reset(seed=seed)
-    yield info
-    state, start, over = None, True, False
-    while not over:
-        with foreign_code():
-            first = np.array([start])
-            action, state = policy.predict(observation, state, first, deterministic=True)
-            action = as_array(action)  # which may run code of the policy's, too
-        observation, _, terminated, truncated, info = env.step(action)
-        start, over = False, terminated or truncated
-        yield info
 
 
 def _reason(error: ForeignError | ActionError) -> str:

@@ -414,8 +414,8 @@ class DemoFile:
         return tuple(self.env_args["env_kwargs"]["cameras"])
 
     @property
-    def scenery(self) -> dict[str, Any]:
-        """The options of the env that pictures depend on besides cameras and their size."""
+    def camera_options(self) -> dict[str, Any]:
+        """Options of the env that images depend on besides cameras and their size."""
         options = self.env_args["env_kwargs"]
         return {name: options[name] for name in ("shadows", "lab") if name in options}
 

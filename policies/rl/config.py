@@ -1,4 +1,4 @@
-"""What is learned by reinforcement, and how: all that takes no library to say."""
+"""Configuration of reinforcement learning; imports no library of it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ AlgorithmName = Literal["sac", "tqc", "ppo"]
 RewardMode = Literal["sparse", "dense"]
 
 POLICY = "policy.zip"
-"""The file of a seed's folder with what was learned."""
+"""File of the best policy, in the folder of a seed."""
 
 ENV_OPTIONS: dict[str, Any] = {"obs_mode": "state", "control_mode": "ee_delta"}
-"""Of ``gym.make``: what such a policy sees and does."""
+"""Options of ``gym.make``: observations and control mode of these policies."""
 
 _OFF_POLICY: dict[str, Any] = {
     "learning_rate": 7e-4,
@@ -42,21 +42,21 @@ SETTINGS: dict[AlgorithmName, dict[str, Any]] = {
     },
     "ppo": _PPO,
 }
-"""What an algorithm is made with; what is not here is as in its library."""
-ENVS_AT_ONCE: dict[AlgorithmName, int] = {"sac": 1, "tqc": 1, "ppo": 8}
+"""Hyperparameters of each algorithm; the others are the library's defaults."""
+NUM_ENVS: dict[AlgorithmName, int] = {"sac": 1, "tqc": 1, "ppo": 8}
 RANDOM_STEPS = 2000
-"""Of an algorithm with a memory that is empty, before it learns."""
+"""Steps of random actions before learning, where the replay buffer starts empty."""
 
 
 class Setting(NamedTuple):
-    """What is learned, and how."""
+    """Environment and algorithm of a training."""
 
     env_id: str
     algorithm: AlgorithmName
     her: bool
     reward_mode: RewardMode
     steps: int
-    """Of the environment, in all."""
+    """Environment steps in all."""
     seed: int
 
 
@@ -65,51 +65,53 @@ class Job(NamedTuple):
 
     setting: Setting
     demos: Path | None
-    episodes: int | None
-    looks: int
-    validation: int
+    num_demos: int | None
+    n_evals: int
+    n_eval_episodes: int
     folder: Path
 
     @property
     def seed(self) -> int:
-        """Of the training."""
+        """Seed of the training."""
         return self.setting.seed
 
     @property
     def steps(self) -> int:
-        """Of the environment."""
+        """Environment steps in all."""
         return self.setting.steps
 
     @property
     def outcome(self) -> Path:
-        """What is said of the policy, which is written last."""
+        """The file about the training, which is written last."""
         return self.folder / TRAINING
 
     @property
     def state(self) -> Path:
-        """Where it goes on after a kill."""
+        """The file from which an interrupted training is resumed."""
         return self.folder / "state.pkl"
 
     @property
     def name(self) -> str:
-        """As a picture and a row are titled."""
-        hindsight = " and HER" if self.setting.her else ""
-        taught = ", from demonstrations" if self.demos else ""
-        made_of = f"{self.setting.algorithm.upper()}{hindsight}, {self.setting.reward_mode} reward"
-        return f"{made_of}{taught}, seed {self.seed}"
+        """Display name: algorithm, reward, demonstrations, seed."""
+        setting = self.setting
+        parts = [setting.algorithm.upper() + (" + HER" if setting.her else "")]
+        parts.append(f"{setting.reward_mode} reward")
+        if self.demos:
+            parts.append("demonstrations in the replay buffer")
+        return ", ".join([*parts, f"seed {self.seed}"])
 
 
 def setup_of(job: Job) -> dict[str, Any]:
-    """What a training is: the same goes on, another is refused."""
+    """Setup of a training: one with the same is resumed, one with another is refused."""
     recipe = None
     if job.demos is not None:
         with DemoFile(job.demos) as file:
-            recipe = {**file.recipe, "used": job.episodes or len(file)}
+            recipe = {**file.recipe, "used": job.num_demos or len(file)}
     return {
         **job.setting._asdict(),
         "settings": {key: str(value) for key, value in SETTINGS[job.setting.algorithm].items()},
         "demonstrations": recipe,
-        "looks": job.looks,
-        "validation": job.validation,
+        "n_evals": job.n_evals,
+        "n_eval_episodes": job.n_eval_episodes,
         "sources": provenance.hash_sources("policies", without=provenance.OUTCOMES),
     }

@@ -1,4 +1,4 @@
-"""Frozen DINOv2: patch features of images, computed once and kept beside the demonstrations.
+"""Frozen DINOv2: patch features of images.
 
 Source: Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, 2023.
 """
@@ -6,37 +6,29 @@ Source: Oquab et al., DINOv2: Learning Robust Visual Features without Supervisio
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from experts.dataset.format import DemoFile
 from komo_envs.utils.extras import missing
-from komo_envs.utils.files import replacing
 from policies.student.encoders import spatial_softmax
 
-BATCH = 64
 MEAN = (0.485, 0.456, 0.406)
 """Of ImageNet's channels, which the backbone was trained with."""
-DEVIATION = (0.229, 0.224, 0.225)
+STD = (0.229, 0.224, 0.225)
 
 
 class Backbone:
-    """A DINOv2 whose weights stay as they are.
+    """A DINOv2 with frozen weights.
 
     Args:
         name: A folder, or a name on the Hugging Face hub, such as ``"facebook/dinov2-base"``.
-        device: Of PyTorch, where it computes.
+        device: PyTorch device.
 
     Raises:
-        ValueError: There is no such model, or it is no DINOv2.
+        ValueError: The model is not there, or no DINOv2.
         ImportError: transformers is not installed.
     """
 
@@ -56,7 +48,7 @@ class Backbone:
         self.model = model.eval().requires_grad_(False)
         self.patch = int(model.config.patch_size)
         self.size = 2 * int(model.config.hidden_size)
-        """Numbers of an image's features."""
+        """Number of features of an image."""
         digest = hashlib.sha256()
         for key, value in sorted(model.state_dict().items()):
             digest.update(key.encode())
@@ -66,7 +58,7 @@ class Backbone:
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
-        """Features (B, 2 C) of images (B, H, W, 3), uint8: where each of C channels is large.
+        """Features (B, 2 C) of images (B, H, W, 3), uint8: the keypoint of each of C channels.
 
         The images are scaled down to whole patches, and the spatial softmax is over those.
         """
@@ -74,46 +66,8 @@ class Backbone:
         device = self.model.device
         x = images.to(device).permute(0, 3, 1, 2).float() / 255.0
         x = functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
-        mean, deviation = (
-            torch.tensor(part, device=device)[:, None, None] for part in (MEAN, DEVIATION)
-        )
-        x = (x - mean) / deviation
+        mean, std = (torch.tensor(part, device=device)[:, None, None] for part in (MEAN, STD))
+        x = (x - mean) / std
         patches = self.model(x).last_hidden_state[:, 1:]  # (B, P, C), without the class token
         count = side // self.patch
         return spatial_softmax(patches.transpose(1, 2).unflatten(2, (count, count))).cpu()
-
-
-def cached_features(path: Path, images: str, backbone: Backbone) -> NDArray[np.float32]:
-    """The features (N, 2 C) of all images of a file of demonstrations, one after another.
-
-    Computed when they are first asked for, and then read from ``<file>.dinov2-<hash>.npy``.
-
-    Args:
-        path: Of the file.
-        images: Name of the images there.
-        backbone: What computes them.
-
-    Raises:
-        OSError: They cannot be written.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as content:
-        while block := content.read(2**20):
-            digest.update(block)
-    digest.update(f"{backbone.sha256} {images}".encode())
-    cache = path.with_name(f"{path.name}.dinov2-{digest.hexdigest()[:16]}.npy")
-    if not cache.exists():
-        with DemoFile(path) as file:
-            parts = [
-                _features(file.group(index)["obs"][images], backbone)
-                for index in track(range(len(file)), "DINOv2 looks at the demonstrations")
-            ]
-        with replacing(cache) as scratch:
-            np.save(scratch, np.concatenate(parts))
-    return np.load(cache, allow_pickle=False)
-
-
-def _features(images: h5py.Dataset, backbone: Backbone) -> NDArray[np.float32]:
-    batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-    parts = [backbone.features(torch.from_numpy(batch)).numpy() for batch in batches]
-    return np.concatenate(parts)

@@ -1,26 +1,22 @@
-"""Encoders: what is seen at one moment becomes a feature vector."""
+"""Encoders: from an image, or the privileged state, to a feature vector."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Readout = Literal["pool", "softmax", "grid"]
+from policies.student.config import Pooling
 
 GRID, GRID_CHANNELS = 6, 16
-"""Rows and columns, and numbers of each cell, of a readout as a grid."""
-
-AROUND = 4
-"""Pixels to each side that ``relief`` looks at."""
-LEAST_SIDE = 48
-"""Of the images, in pixels. In smaller ones the last stage's kernels lie partly beside the picture,
-and oneDNN leaves gradients of such parts in bfloat16 as they were in memory, NaN at times."""
+"""Rows and columns, and channels, of ``"grid"`` pooling."""
+MIN_IMAGE_SIZE = 48
+"""Pixels. In smaller images the kernels of the last stage lie partly beside the image, and oneDNN
+leaves gradients of such parts in bfloat16 as they were in memory, NaN at times."""
 CHANNELS_PER_GROUP = 8
-"""Of a GroupNorm: one that depends on no other image of the batch, as BatchNorm does."""
+"""Of GroupNorm, which depends on no other image of the batch, as BatchNorm does."""
 
 
 class ResNet18(nn.Module):
@@ -29,16 +25,16 @@ class ResNet18(nn.Module):
     Source: He et al., Deep Residual Learning for Image Recognition, 2015; a width of 64 is theirs.
 
     Args:
-        channels: C, of the images.
+        channels: Channels C of the images.
         width: Channels of the first stage; the others have 2, 4 and 8 times as many.
-        readout: How the feature maps become a vector: ``"pool"`` is the mean of the last ones,
-            ``"softmax"`` their spatial softmax, ``"grid"`` that and a few finer ones, cell by cell:
-            a softmax names one place, however many like things there are.
+        pooling: How the feature maps become a vector: ``"average"`` is the mean of the last ones,
+            ``"spatial_softmax"`` their keypoints, ``"grid"`` those and the cells of a few finer
+            maps: a keypoint is one position, however many similar objects there are.
     """
 
-    def __init__(self, channels: int, width: int, readout: Readout) -> None:
+    def __init__(self, channels: int, width: int, pooling: Pooling) -> None:
         super().__init__()
-        self.readout = readout
+        self.pooling = pooling
         self.stem = nn.Sequential(
             nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False),
             _norm(width),
@@ -50,8 +46,8 @@ class ResNet18(nn.Module):
             nn.Sequential(_Block(before, after, stride), _Block(after, after, 1))
             for before, after, stride in zip([width, *widths], widths, [1, 2, 2, 2], strict=False)
         )
-        self.out_features = 8 * width if readout == "pool" else 16 * width
-        if readout == "grid":
+        self.out_features = 8 * width if pooling == "average" else 16 * width
+        if pooling == "grid":
             self.cells = nn.Sequential(
                 nn.Conv2d(4 * width, GRID_CHANNELS, 1), nn.AdaptiveAvgPool2d(GRID), nn.Flatten()
             )
@@ -63,19 +59,19 @@ class ResNet18(nn.Module):
         for stage in self.stages:
             finer, x = x, stage(x)
         # (B, 4 width, H/16, W/16), (B, 8 width, H/32, W/32)
-        if self.readout == "pool":
+        if self.pooling == "average":
             return x.float().mean((2, 3))
-        places = spatial_softmax(x)
-        if self.readout == "softmax":
-            return places
-        return torch.cat([places, self.cells(finer).float()], 1)
+        keypoints = spatial_softmax(x)
+        if self.pooling == "spatial_softmax":
+            return keypoints
+        return torch.cat([keypoints, self.cells(finer).float()], 1)
 
 
-class SideBySide(nn.Module):
-    """One encoder for each camera, whose pictures are side by side.
+class MultiCameraEncoder(nn.Module):
+    """One encoder for each camera, whose images are side by side.
 
     Args:
-        encoders: Of the pictures, from left to right, all of the same width.
+        encoders: Of the images, from left to right, all of the same width.
     """
 
     def __init__(self, encoders: Sequence[ResNet18]) -> None:
@@ -84,14 +80,14 @@ class SideBySide(nn.Module):
         self.out_features = sum(encoder.out_features for encoder in encoders)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (B, out_features) of pictures (B, C, H, V W) of V cameras."""
+        """Features (B, out_features) of images (B, C, H, V W) of V cameras."""
         views = images.chunk(len(self.encoders), 3)
         features = [encoder(view) for encoder, view in zip(self.encoders, views, strict=True)]
         return torch.cat(features, 1)
 
 
 class _Block(nn.Module):
-    """Two convolutions, and a way around them."""
+    """A residual block of two convolutions."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -99,6 +95,7 @@ class _Block(nn.Module):
         self.norm1 = _norm(after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
         self.norm2 = _norm(after)
+        # torchvision's "downsample"
         self.around: nn.Module = nn.Identity()
         if stride > 1 or before != after:
             self.around = nn.Sequential(
@@ -111,8 +108,8 @@ class _Block(nn.Module):
 
 
 class _GroupNorm(nn.GroupNorm):
-    """On a CPU computed in float32 whatever the convolutions are, which is a fifth faster; else as
-    they are, which halves what is read and written."""
+    """GroupNorm in float32 on a CPU, a fifth faster than in bfloat16; elsewhere in the type of its
+    input, which halves the memory traffic."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -127,7 +124,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 def spatial_softmax(maps: Tensor) -> Tensor:
-    """Where each map is large: the mean place under its softmax.
+    """Keypoints: the mean position under the softmax of each map.
 
     Source: Levine et al., End-to-End Training of Deep Visuomotor Policies, 2016.
 
@@ -139,42 +136,25 @@ def spatial_softmax(maps: Tensor) -> Tensor:
     """
     height, width = maps.shape[2:]
     rows, columns = (torch.linspace(-1, 1, n, device=maps.device) for n in (height, width))
-    places = torch.stack(
+    positions = torch.stack(
         [columns.expand(height, width), rows[:, None].expand(height, width)], -1
     ).flatten(0, 1)  # (H W, 2)
-    with torch.autocast(maps.device.type, enabled=False):  # bfloat16 would round places to pixels
-        share = maps.float().flatten(2).softmax(-1)  # (B, C, H W)
-        return (share @ places).flatten(1)
-
-
-def relief(depth: Tensor, cameras: int) -> Tensor:
-    """How far each pixel is behind the mean of those around it: (B, 1, H, V W), cm, from -3 to 3.
-
-    Things of a few centimetres at some metre's distance are next to nothing in the depth itself.
-
-    Args:
-        depth: (B, 1, H, V W), m, of V cameras side by side.
-        cameras: V.
-    """
-
-    def behind(view: Tensor) -> Tensor:
-        padded = functional.pad(view, 4 * (AROUND,), mode="replicate")
-        return view - functional.avg_pool2d(padded, 2 * AROUND + 1, stride=1)
-
-    # Without its one channel: laid out channels last, that would be pooled six times slower.
-    reliefs = [behind(view) for view in depth[:, 0].chunk(cameras, 2)]
-    return (100.0 * torch.cat(reliefs, 2)[:, None]).clamp(-3.0, 3.0)
+    with torch.autocast(
+        maps.device.type, enabled=False
+    ):  # bfloat16 would round positions to pixels
+        attention = maps.float().flatten(2).softmax(-1)  # (B, C, H W)
+        return (attention @ positions).flatten(1)
 
 
 class StateEncoder(nn.Module):
-    """An MLP over the privileged state: what students that see it are the upper bound of."""
+    """An MLP over the privileged state."""
 
-    def __init__(self, numbers: int, width: int) -> None:
+    def __init__(self, size: int, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(numbers, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
+            nn.Linear(size, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
         )
 
     def forward(self, state: Tensor) -> Tensor:
-        """Features (B, width) of normalised privileged states (B, P)."""
+        """Features (B, width) of normalized privileged states (B, P)."""
         return self.layers(state)

@@ -1,6 +1,6 @@
-"""The student: an encoder and a head, joined. It sees observations, and returns chunks of actions.
+"""The student: an encoder and a head, from observations to chunks of actions.
 
-Shapes: B batch, T time, M context, N chunk, A action, K state, D token.
+Shapes: B batch, M observation steps, N chunk, A action, P proprioception, G goal, K state, D token.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from policies.student import obstacle_map
+from policies.student.actions import action_encoding
 from policies.student.config import Architecture
 from policies.student.diffusion import DiffusionHead
-from policies.student.encoders import ResNet18, SideBySide, StateEncoder, relief
+from policies.student.encoders import MultiCameraEncoder, ResNet18, StateEncoder
+from policies.student.features import DatasetStats, Features, Stats
+from policies.student.geometry import GEOMETRY_SIZE, direction, geometry
 from policies.student.heads import ActHead, TransformerHead
-from policies.training.data import Layout, Scale, Scales
+from policies.student.images import encoder_input
 
 Head = TransformerHead | DiffusionHead | ActHead
 HEADS: dict[str, Callable[..., Head]] = {
@@ -25,288 +28,242 @@ HEADS: dict[str, Callable[..., Head]] = {
     "diffusion": DiffusionHead,
     "act": ActHead,
 }
-NEAR = 0.01
-"""m: directions between points that are nearer than this fade to nothing."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Of a batch."""
+    """Losses of a batch."""
 
     actions: Tensor
-    estimate: Tensor
-    """Of the privileged state, see ``Student.estimate_loss``."""
+    state: Tensor
+    """Of the predicted state, see ``Student.state_loss``."""
 
 
-class Estimate(NamedTuple):
-    """What a student makes out of the state, in pictures."""
+class StatePrediction(NamedTuple):
+    """The privileged state that the auxiliary head predicts from images."""
 
-    own: Tensor
-    """Of the object, normalised (B, K')."""
-    chart: Tensor | None
-    """The map of the things around it (B, CELLS, CELLS), logits; None if there never are any."""
+    object_state: Tensor
+    """State of the object (B, K'), normalized."""
+    obstacle_logits: Tensor | None
+    """Map of the obstacles (B, CELLS, CELLS), logits; None if there are never any."""
 
 
 class Student(nn.Module):
-    """The network of a policy that was distilled from an expert.
+    """The network of a policy that is distilled from an expert.
 
-    Each moment becomes a token: of what the encoder says of its image, of the proprioception, of
-    the goal, and, with ``architecture.estimate``, of the state that is estimated from the image and
-    the geometry of tool, object and goal. The head makes the chunk of the last M tokens.
-
-    Actions are what is to be added to the last command, but for control mode ``ee_delta``.
+    Each observation becomes a token: of the features of its image, the proprioception, the goal,
+    and, with ``architecture.predict_state``, the state that is predicted from the image and the
+    geometry of end-effector, object and goal. The head maps the last M tokens to a chunk, which
+    ``ActionEncoding`` decodes.
 
     Args:
-        architecture: What it is made of.
-        layout: Of the env's vectors.
-        scales: Of its inputs and outputs.
+        architecture: The network.
+        features: The inputs and outputs.
+        stats: Statistics of the inputs and outputs.
     """
 
-    def __init__(self, architecture: Architecture, layout: Layout, scales: Scales) -> None:
+    def __init__(self, architecture: Architecture, features: Features, stats: DatasetStats) -> None:
         super().__init__()
-        self.architecture, self.layout = architecture, layout
+        self.architecture = architecture
+        self.features = features
+        self.action_encoding = action_encoding(architecture, features)
         self.bf16 = False
         """Whether images are encoded in bfloat16, which is faster to train."""
-        self.agent_pos_scale = Scaling(scales.agent_pos)
-        self.goal_scale = Scaling(scales.goal)
-        self.state_scale = Scaling(scales.state)
-        self.actions_scale = Scaling(scales.actions)
-        self.depth_scale = Scaling(scales.depth)
-        a, size = architecture, len(scales.state.mean)
+        self.agent_pos_normalizer = Normalizer(stats.agent_pos)
+        self.goal_normalizer = Normalizer(stats.goal)
+        self.state_normalizer = Normalizer(stats.state)
+        self.actions_normalizer = Normalizer(stats.actions)
+        self.depth_normalizer = Normalizer(stats.depth)
+        a, state_size = architecture, len(stats.state.mean)
         self.encoder: nn.Module
         self.map_encoder: nn.Module | None = None
         if a.encoder == "state":
-            self.encoder = StateEncoder(size, a.width)
-            features = a.width
+            self.encoder = StateEncoder(state_size, a.width)
+            encoded_size = a.width
         elif a.encoder == "dinov2":
-            self.encoder = nn.Identity()  # what the frozen backbone says is computed ahead
-            features = a.backbone_size * len(layout.cameras)
+            self.encoder = nn.Identity()  # the features of the frozen backbone are the input
+            encoded_size = a.backbone_size * len(features.cameras)
         else:
-            self.encoder = encoder = _resnet(a, layout)
-            features = encoder.out_features
-        count, numbers = layout.alike
-        self.known = size - count * numbers
-        """How many numbers of a state are about the object; the others are about things around."""
-        if a.estimate and a.encoder != "state":
-            # What a camera sees that the robot carries depends on where it is.
-            informed = features + (len(scales.agent_pos.mean) if layout.carried else 0)
+            self.encoder = encoder = _resnet(a, features)
+            encoded_size = encoder.out_features
+        obstacles, obstacle_size = features.object_slots
+        self.object_state_size = state_size - obstacles * obstacle_size
+        """Entries of a state that are about the object; the others are about obstacles."""
+        if a.predict_state and a.encoder != "state":
+            # An image of a camera on the robot depends on where that is.
+            estimator_inputs = encoded_size
+            if features.camera_pose_varies:
+                estimator_inputs += len(stats.agent_pos.mean)
             self.estimator = nn.Sequential(
-                nn.Linear(informed, a.width), nn.GELU(), nn.Linear(a.width, self.known)
+                nn.Linear(estimator_inputs, a.width),
+                nn.GELU(),
+                nn.Linear(a.width, self.object_state_size),
             )
-            surveyed = features
-            if count and a.map_encoder and a.encoder == "resnet18":
-                self.map_encoder = encoder = _resnet(a, layout)
-                surveyed = encoder.out_features
-            self.surveyor = nn.Linear(surveyed, obstacle_map.CELLS**2) if count else None
-            features = self.known + (features if a.features else 0)
-        places = 0
-        if (a.estimate or a.encoder == "state") and layout.position >= 2:
-            places = GEOMETRY + (obstacle_map.PLACES if count else 0)
-        inputs = features + len(scales.agent_pos.mean) + len(scales.goal.mean) + places
+            map_inputs = encoded_size
+            if obstacles and a.map_encoder and a.encoder == "resnet18":
+                self.map_encoder = encoder = _resnet(a, features)
+                map_inputs = encoder.out_features
+            # The head of the obstacle map.
+            self.surveyor = nn.Linear(map_inputs, obstacle_map.CELLS**2) if obstacles else None
+            encoded_size = self.object_state_size + (encoded_size if a.use_image_features else 0)
+        geometry_size = 0
+        if (a.predict_state or a.encoder == "state") and features.position_size >= 2:
+            geometry_size = GEOMETRY_SIZE + (obstacle_map.SAMPLES if obstacles else 0)
+        inputs = encoded_size + len(stats.agent_pos.mean) + len(stats.goal.mean) + geometry_size
+        # From all parts of an observation to its token.
         self.read = nn.Sequential(
             nn.Linear(inputs, 2 * a.width),
             nn.GELU(),
             nn.Linear(2 * a.width, a.width),
             nn.LayerNorm(a.width),
         )
-        self.head: Head = HEADS[a.head](a, layout.action_size)
+        self.head: Head = HEADS[a.head](a, features.action_size)
 
     @property
     def device(self) -> torch.device:
-        """Where it is, and its inputs are to be."""
-        return self.state_scale.mean.device
+        """Device of the network and its inputs."""
+        return self.state_normalizer.mean.device
 
     def tokens(
-        self, seen: Tensor, agent_pos: Tensor, goal: Tensor
-    ) -> tuple[Tensor, Estimate | None]:
-        """Each moment as a token.
+        self, obs: Tensor, agent_pos: Tensor, goal: Tensor
+    ) -> tuple[Tensor, StatePrediction | None]:
+        """Tokens of observations.
 
         Args:
-            seen: Images (B, H, W, 3) uint8, or (B, H, W, 1) in m, those of all cameras side by
-                side, or (B, F), the features that DINOv2 has found in them; states (B, K) for a
-                student of those.
+            obs: Images (B, H, W, 3), uint8, or (B, H, W, 1), m, those of all cameras side by side;
+                or their DINOv2 features (B, F); or states (B, K), if the student is state-based.
             agent_pos: (B, P)
             goal: (B, G)
 
         Returns:
-            Tokens (B, D), and the ``Estimate``, if it makes one.
+            Tokens (B, D), and the predicted state, if there is one.
         """
-        estimate = obj = chart = None
+        prediction = obj = heat_map = None
         if self.architecture.encoder == "state":
-            features = self.encoder(self.state_scale(seen))
-            obj = seen[:, :2]
-            chart = self.chart(seen)
+            encoded = self.encoder(self.state_normalizer(obs))
+            obj = obs[:, :2]
+            heat_map = self.target_map(obs)
         else:
-            images = self._normalised(seen)
-            features = self._encoded(self.encoder, images)
-        own = self.agent_pos_scale(agent_pos)
-        parts = [own, self.goal_scale(goal)]
-        if self.architecture.features or self.architecture.encoder == "state":
-            parts = [features, *parts]
-        if self.architecture.estimate and obj is None:
-            informed = torch.cat([features, own], 1) if self.layout.carried else features
-            estimate = Estimate(self.estimator(informed), None)
+            images = obs
+            if obs.ndim > 2:
+                images = encoder_input(obs, self.depth_normalizer, len(self.features.cameras))
+            encoded = self._encode(self.encoder, images)
+        proprioception = self.agent_pos_normalizer(agent_pos)
+        parts = [proprioception, self.goal_normalizer(goal)]
+        if self.architecture.use_image_features or self.architecture.encoder == "state":
+            parts = [encoded, *parts]
+        if self.architecture.predict_state and obj is None:
+            estimator_inputs = encoded
+            if self.features.camera_pose_varies:
+                estimator_inputs = torch.cat([encoded, proprioception], 1)
+            prediction = StatePrediction(self.estimator(estimator_inputs), None)
             if self.surveyor is not None:
-                surveyed = features
+                map_inputs = encoded
                 if self.map_encoder is not None:
-                    surveyed = self._encoded(self.map_encoder, images)
-                logits = self.surveyor(surveyed).unflatten(1, 2 * (obstacle_map.CELLS,))
-                estimate, chart = Estimate(estimate.own, logits), logits.detach().sigmoid()
-            # What the estimate is good for must not change what it says: it has a loss of its own.
-            parts.append(estimate.own.detach())
-            obj = self._position(estimate)
-        if obj is not None and self.layout.position >= 2:
-            first, end = self.layout.tool
-            tool, command = agent_pos[:, first : first + 2], agent_pos[:, end : end + 2]
-            parts.append(geometry(tool, command, obj, goal[:, :2]))
-            if chart is not None:
-                where = [part[self.known : self.known + 2] for part in self.state_scale.parts()]
-                parts.append(obstacle_map.read(chart, obj, direction(goal[:, :2] - obj), *where))
-        return self.read(torch.cat(parts, -1)), estimate
+                    map_inputs = self._encode(self.map_encoder, images)
+                logits = self.surveyor(map_inputs).unflatten(1, 2 * (obstacle_map.CELLS,))
+                prediction = StatePrediction(prediction.object_state, logits)
+                heat_map = logits.detach().sigmoid()
+            # The loss of the actions must not change the prediction, which has a loss of its own.
+            parts.append(prediction.object_state.detach())
+            obj = self._predicted_position(prediction)
+        if obj is not None and self.features.position_size >= 2:
+            start, stop = self.features.ee_slice
+            ee, command = agent_pos[:, start : start + 2], agent_pos[:, stop : stop + 2]
+            parts.append(geometry(ee, command, obj, goal[:, :2]))
+            if heat_map is not None:
+                first = self.object_state_size
+                mean = self.state_normalizer.mean[first : first + 2]
+                std = self.state_normalizer.std[first : first + 2]
+                ahead = direction(goal[:, :2] - obj)
+                parts.append(obstacle_map.sample_along(heat_map, obj, ahead, mean, std))
+        return self.read(torch.cat(parts, -1)), prediction
 
     def loss(self, tokens: Tensor, actions: Tensor) -> Tensor:
-        """Of chunks (B, N, A) after contexts (B, M, D)."""
-        return self.head.loss(tokens, self.actions_scale(actions))
+        """Loss of encoded chunks (B, N, A) after tokens (B, M, D)."""
+        return self.head.loss(tokens, self.actions_normalizer(actions))
 
-    def estimate_loss(self, estimate: Estimate, state: Tensor) -> Tensor:
-        """Mean error of estimates of states (B, K), in standard deviations or what is like them.
+    def state_loss(self, prediction: StatePrediction, state: Tensor) -> Tensor:
+        """Mean error of predicted states (B, K), in standard deviations or what equals them.
 
-        The object's position, the rest of what is known of it, and the things around count the
-        same: a picture with much to tell would else tell of the object last.
+        The object's position, the rest of its state, and the obstacles have the same weight: an
+        image with much to predict would teach the object's position last otherwise.
         """
-        error = (estimate.own - self.state_scale(state)[:, : self.known]).abs()
-        position = self.layout.position
-        parts = [error[:, :position], error[:, position:]]
-        losses = [part.mean() for part in parts if part.numel()]
-        truth = self.chart(state)
-        if truth is not None and estimate.chart is not None:
-            losses.append(obstacle_map.error(estimate.chart, truth))
+        target = self.state_normalizer(state)[:, : self.object_state_size]
+        error = (prediction.object_state - target).abs()
+        size = self.features.position_size
+        losses = [part.mean() for part in (error[:, :size], error[:, size:]) if part.numel()]
+        target_map = self.target_map(state)
+        if target_map is not None and prediction.obstacle_logits is not None:
+            losses.append(obstacle_map.loss(prediction.obstacle_logits, target_map))
         return torch.stack(losses).mean()
 
-    def chart(self, state: Tensor) -> Tensor | None:
-        """The map of the things around, of states (B, K); None if there are never any."""
-        if not self.layout.alike[0]:
+    def target_map(self, state: Tensor) -> Tensor | None:
+        """The obstacle map of states (B, K); None if there are never any obstacles."""
+        if not self.features.object_slots[0]:
             return None
-        scaled, there = (
-            numbers[:, self.known :].unflatten(1, self.layout.alike)
-            for numbers in (self.state_scale(state), state)
+        normalized, entries = (
+            values[:, self.object_state_size :].unflatten(1, self.features.object_slots)
+            for values in (self.state_normalizer(state), state)
         )
-        return obstacle_map.draw(scaled.where(there.ne(0).any(-1, keepdim=True), torch.nan))
+        exists = entries.ne(0).any(-1, keepdim=True)
+        return obstacle_map.rasterize(normalized.where(exists, torch.nan))
 
-    def _position(self, estimate: Estimate) -> Tensor:
-        """Where the object is (B, 2), m, as far as the student knows."""
-        mean, deviation = (part[:2] for part in self.state_scale.parts())
-        return estimate.own.detach()[:, :2] * deviation + mean
+    def _predicted_position(self, prediction: StatePrediction) -> Tensor:
+        """Predicted position of the object (B, 2), m."""
+        mean, std = self.state_normalizer.mean[:2], self.state_normalizer.std[:2]
+        return prediction.object_state.detach()[:, :2] * std + mean
 
-    def forward(self, seen: Tensor, agent_pos: Tensor, goal: Tensor, noise: Tensor) -> Tensor:
-        """The actions (B, N, A) that follow contexts.
+    def forward(self, obs: Tensor, agent_pos: Tensor, goal: Tensor, noise: Tensor) -> Tensor:
+        """The actions (B, N, A) after the last M observations.
 
         Args:
-            seen: (B, M, ...), each as ``tokens`` takes it.
+            obs: (B, M, ...), each as in ``tokens``.
             agent_pos: (B, M, P)
             goal: (B, M, G)
-            noise: (B, N, A), standard normal: what a head that draws begins with.
+            noise: (B, N, A), standard normal, from which a diffusion head samples.
         """
         shape = agent_pos.shape[:2]
-        tokens, estimate = self.tokens(
-            seen.flatten(0, 1), agent_pos.flatten(0, 1), goal.flatten(0, 1)
+        tokens, prediction = self.tokens(
+            obs.flatten(0, 1), agent_pos.flatten(0, 1), goal.flatten(0, 1)
         )
-        actions = self.actions_scale.inverse(self.head.sample(tokens.unflatten(0, shape), noise))
-        if turns(self.architecture, self.layout):
-            obj = seen[:, -1, :2]
-            if estimate is not None:
-                obj = self._position(estimate).unflatten(0, shape)[:, -1]
-            ahead = direction(goal[:, -1, :2] - obj)
-            axes = torch.stack([ahead, torch.stack([-ahead[:, 1], ahead[:, 0]], -1)], 1)
-            actions = torch.cat([actions[..., :2] @ axes, actions[..., 2:]], -1)
-        first, end = self.layout.command
-        return actions if first == end else actions + agent_pos[:, -1:, first:end]
+        encoded = self.head.sample(tokens.unflatten(0, shape), noise)
+        obj = None
+        if self.action_encoding.rotated:
+            obj = obs[:, -1, :2]
+            if prediction is not None:
+                obj = self._predicted_position(prediction).unflatten(0, shape)[:, -1]
+        actions = self.actions_normalizer.unnormalize(encoded)
+        return self.action_encoding.decode(actions, agent_pos[:, -1], goal[:, -1], obj)
 
-    def _encoded(self, encoder: nn.Module, images: Tensor) -> Tensor:
-        """What an encoder says of normalised images, (B, F)."""
+    def _encode(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        """Features (B, F) of normalized images."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             return encoder(images).float()
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W), of about mean 0 and deviation 1; features as they are."""
-        if images.ndim == 2:
-            return images
-        if images.dtype == torch.uint8:
-            images = images.float() / 64.0 - 2.0
-        else:
-            depth = images.permute(0, 3, 1, 2)
-            seen = torch.cat([self.depth_scale(depth), relief(depth, len(self.layout.cameras))], 1)
-            return seen.contiguous(memory_format=torch.channels_last)
-        return images.permute(0, 3, 1, 2)  # laid out channels last, which is faster
 
-
-def _resnet(architecture: Architecture, layout: Layout) -> ResNet18 | SideBySide:
+def _resnet(architecture: Architecture, features: Features) -> ResNet18 | MultiCameraEncoder:
     """An encoder of the images of all cameras."""
     channels = 3 if architecture.modality == "rgb" else 2
-    width, readout = architecture.encoder_width, architecture.readout
-    eyes = [ResNet18(channels, width, readout) for _ in layout.cameras]
-    return eyes[0] if len(eyes) == 1 else SideBySide(eyes)
+    width, pooling = architecture.encoder_width, architecture.pooling
+    encoders = [ResNet18(channels, width, pooling) for _ in features.cameras]
+    return encoders[0] if len(encoders) == 1 else MultiCameraEncoder(encoders)
 
 
-class Scaling(nn.Module):
-    """Brings numbers to mean 0 and deviation 1, and back."""
+class Normalizer(nn.Module):
+    """Normalizes values to mean 0 and standard deviation 1, and back."""
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
-    def __init__(self, scale: Scale) -> None:
+    def __init__(self, stats: Stats) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.as_tensor(scale.mean), persistent=False)
-        self.register_buffer("deviation", torch.as_tensor(scale.deviation), persistent=False)
+        self.register_buffer("mean", torch.as_tensor(stats.mean), persistent=False)
+        self.register_buffer("std", torch.as_tensor(stats.std), persistent=False)
 
     def forward(self, values: Tensor) -> Tensor:
-        return (values - self.mean) / self.deviation
+        return (values - self.mean) / self.std
 
-    def parts(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation."""
-        return self.mean, self.deviation
-
-    def inverse(self, values: Tensor) -> Tensor:
-        return values * self.deviation + self.mean
-
-
-def turns(architecture: Architecture, layout: Layout) -> bool:
-    """Whether actions are in the frame of the way from object to goal: the tool's positions are,
-    where the student knows that way.
-    """
-    knows = architecture.estimate or architecture.encoder == "state"
-    return knows and layout.control_mode == "ee" and layout.position >= 2
-
-
-def direction(way: Tensor) -> Tensor:
-    """Ways (B, 2), of length 1."""
-    return way / (way.norm(dim=-1, keepdim=True) + 1e-6)
-
-
-GEOMETRY = 11
-
-
-def geometry(tool: Tensor, command: Tensor, obj: Tensor, goal: Tensor) -> Tensor:
-    """How tool, object and goal lie, seen from above: (B, 11), of their positions (B, 2), m.
-
-    The direction of the way from object to goal, and its length; then, along and to the left of
-    it, the ways from the tool and from where it was last commanded to the object, and the
-    direction of the first. Lengths in tenths of a metre.
-    """
-    way = goal - obj
-    ahead = way / (way.norm(dim=-1, keepdim=True) + NEAR)
-    left = torch.stack([-ahead[:, 1], ahead[:, 0]], -1)
-
-    def seen(vector: Tensor) -> Tensor:
-        return torch.stack([(vector * ahead).sum(-1), (vector * left).sum(-1)], -1)
-
-    reach = seen(obj - tool)
-    parts = [
-        ahead,
-        10 * way,
-        10 * way.norm(dim=-1, keepdim=True),
-        10 * reach,
-        10 * seen(obj - command),
-        reach / (reach.norm(dim=-1, keepdim=True) + NEAR),
-    ]
-    return torch.cat(parts, -1)
+    def unnormalize(self, values: Tensor) -> Tensor:
+        """Values of normalized ones."""
+        return values * self.std + self.mean

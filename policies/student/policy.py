@@ -1,4 +1,4 @@
-"""A student acts: history, chunks and batches, behind the contract of every policy."""
+"""The student as a policy: history, chunks and batches, behind the policy contract."""
 
 from __future__ import annotations
 
@@ -14,68 +14,66 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from komo_envs.env import KomoEnv
+from komo_envs.env import unwrap
 from komo_envs.registration import find_spec
 from policies.base import Observation, batch_shape
-from policies.export_onnx import OnnxStudent
 from policies.student.checkpoint import load_checkpoint
 from policies.student.config import Architecture
 from policies.student.dinov2 import Backbone
-from policies.training.data import IMAGES, Layout, layout_of, mask_of, privileged
+from policies.student.features import Features, features_of, masked_state, state_mask
+from policies.student.images import observed_images
+from policies.student.onnx_student import OnnxStudent
 
 Arrays = dict[str, NDArray[Any]]
-ENSEMBLE_RATE = 0.01
-"""By how much less a newer chunk counts than the one before it."""
 
 
 class Network(Protocol):
-    """What a policy asks for actions: a ``Student``, or one in another form."""
+    """A ``Student``, or one in another form."""
 
     architecture: Architecture
-    layout: Layout
+    features: Features
 
     @property
     def device(self) -> torch.device:
-        """Where its inputs are to be."""
+        """Device of the inputs."""
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """See ``Student.forward``."""
 
 
 def env_options(student: Network) -> dict[str, Any]:
-    """The keyword arguments of ``gym.make`` that a student's observations and actions ask for."""
-    layout, architecture = student.layout, student.architecture
-    privileged = architecture.encoder == "state"
+    """The keyword arguments of ``gym.make`` that a student needs."""
+    features, architecture = student.features, student.architecture
     return {
-        "obs_mode": "state" if privileged else architecture.modality,
-        "control_mode": layout.control_mode,
-        "cameras": layout.cameras,
-        "image_size": layout.image_size,
+        "obs_mode": "state" if architecture.encoder == "state" else architecture.modality,
+        "control_mode": features.control_mode,
+        "cameras": features.cameras,
+        "image_size": features.image_size,
     }
 
 
 @dataclass
-class Memory:
-    """What a student remembers of B episodes."""
+class PolicyState:
+    """State of a student between the steps of B episodes."""
 
     history: Arrays
-    """(M, B, ...) each: what was seen at the last moments, the present one last."""
+    """Inputs of the last M steps, (M, B, ...) each, the present one last."""
     chunks: NDArray[np.float32]
-    """(B, K, N, A), the last that were predicted, the newest first."""
-    count: NDArray[np.int64]
-    """(B,), how many there are so far, at most K."""
-    done: NDArray[np.int64]
-    """(B,), how many actions were carried out since the newest was predicted."""
+    """(B, K, N, A), the last predicted chunks, the newest first."""
+    n_chunks: NDArray[np.int64]
+    """(B,), number of chunks so far, at most K."""
+    n_executed: NDArray[np.int64]
+    """(B,), number of actions executed since the newest chunk was predicted."""
 
 
 class StudentPolicy:
     """A trained student as a policy.
 
     Args:
-        student: In the state that it is to act in.
-        observation_space: Of the env that it acts in, with ``obs_mode``.
-        action_space: Of that env.
-        name: What to call it.
+        student: The network, in evaluation mode.
+        observation_space: Of the env, made with ``env_options``.
+        action_space: Of the env.
+        name: Display name.
     """
 
     def __init__(
@@ -91,11 +89,13 @@ class StudentPolicy:
         self.action_space = action_space
         self.env_options = env_options(student)
         self.learning: dict[str, Any] | None = None
-        """What it took to train, as a result says it."""
+        """Training cost, as in a result, see ``Policy``."""
         self.chunk_seconds: list[float] = []
         """Wall time of every prediction so far."""
-        self.execute = 1 if student.architecture.ensemble else student.architecture.execute
-        self._shape = (student.architecture.chunk, student.layout.action_size)
+        a = student.architecture
+        self._ensemble = a.temporal_ensemble_coeff is not None
+        self._n_action_steps = 1 if self._ensemble else a.n_action_steps
+        self._shape = (a.chunk_size, student.features.action_size)
         self._backbone: Backbone | None = None
         if student.architecture.encoder == "dinov2":
             self._backbone = load_backbone(student.architecture, student.device)
@@ -105,7 +105,7 @@ class StudentPolicy:
     def of_env(
         cls, student: Network, env: gym.Env[Any, Any], name: str = "student"
     ) -> StudentPolicy:
-        """A student that acts in an env which was made with its ``env_options``."""
+        """A student in an env that was made with its ``env_options``."""
         observation_space, action_space = env.observation_space, env.action_space
         assert isinstance(observation_space, spaces.Dict)
         assert isinstance(action_space, spaces.Box)
@@ -113,118 +113,116 @@ class StudentPolicy:
 
     @property
     def privileged(self) -> bool:
-        """Whether it sees the state of the simulation, in its observations."""
+        """Whether its observations are states of the simulation."""
         return self.student.architecture.encoder == "state"
 
     def set_random_seed(self, seed: int) -> None:
-        """Let what a diffusion head draws from here on depend on ``seed`` alone."""
+        """Make the following noise of a diffusion head depend on ``seed`` alone."""
         self._generator = torch.Generator().manual_seed(seed)
 
     def predict(
         self,
         obs: Observation,
-        state: Memory | None = None,
+        state: PolicyState | None = None,
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = True,
-    ) -> tuple[NDArray[Any], Memory]:
-        """The next action (A,), or (B, A) for a batch; and what to remember.
+    ) -> tuple[NDArray[Any], PolicyState]:
+        """The next action (A,), or (B, A) for a batch; and the state for the next call.
 
         Raises:
             ValueError: An observation is not of the observation space.
         """
         single = not batch_shape(obs, self.observation_space)
-        now = self._parts(obs, single)
+        now = self._inputs(obs, single)
         count = len(now["agent_pos"])
         start = np.ones(count, bool) if state is None else np.zeros(count, bool)
         if episode_start is not None:
             start |= np.asarray(episode_start, bool)
-        memory = self._remember(now, state, start)
-        due = np.flatnonzero(memory.done >= self.execute)
+        state = self._next_state(now, state, start)
+        due = np.flatnonzero(state.n_executed >= self._n_action_steps)
         if len(due):
             started = perf_counter()
-            chunk = self._predict({k: v[:, due] for k, v in memory.history.items()})
-            memory.chunks[due] = np.concatenate([chunk[:, None], memory.chunks[due, :-1]], 1)
-            memory.count[due] = np.minimum(memory.count[due] + 1, memory.chunks.shape[1])
-            memory.done[due] = 0
+            chunk = self._predict({k: v[:, due] for k, v in state.history.items()})
+            state.chunks[due] = np.concatenate([chunk[:, None], state.chunks[due, :-1]], 1)
+            state.n_chunks[due] = np.minimum(state.n_chunks[due] + 1, state.chunks.shape[1])
+            state.n_executed[due] = 0
             self.chunk_seconds.append(perf_counter() - started)
-        action = _mean_action(memory)
-        memory.done += 1
+        action = _ensembled(state, self.student.architecture.temporal_ensemble_coeff or 0.0)
+        state.n_executed += 1
         action = np.clip(action, self.action_space.low, self.action_space.high)
-        return (action[0] if single else action), memory
+        return (action[0] if single else action), state
 
-    def _parts(self, obs: Observation, single: bool) -> Arrays:
-        """What the student reads of observations, with a batch axis."""
+    def _inputs(self, obs: Observation, single: bool) -> Arrays:
+        """Inputs of the network, with a batch axis."""
+        features = self.student.features
         if self.privileged:
-            layout = self.student.layout
-            parts = {
-                "seen": privileged(obs, mask_of(layout, privileged=True)),
-                "agent_pos": obs["observation"][..., : layout.agent_pos],
+            inputs = {
+                "obs": masked_state(obs, state_mask(features, privileged=True)),
+                "agent_pos": obs["observation"][..., : features.agent_pos_size],
                 "goal": obs["desired_goal"][..., :-1],
             }
         else:
-            modality, cameras = self.student.architecture.modality, self.student.layout.cameras
-            images = obs[IMAGES[modality]]
-            if len(cameras) > 1:
-                images = np.concatenate([images[camera] for camera in cameras], -2)
-            parts = {
-                "seen": images,
+            modality = self.student.architecture.modality
+            inputs = {
+                "obs": observed_images(obs, modality, features.cameras),
                 "agent_pos": obs["agent_pos"],
                 "goal": obs["goal"],
             }
-            if modality == "depth":  # as precise as in demonstrations
-                parts["seen"] = np.round(parts["seen"] * 1000.0).astype(np.float32) / 1000.0
-        parts = {key: np.asarray(part)[None] if single else part for key, part in parts.items()}
+        inputs = {key: np.asarray(part)[None] if single else part for key, part in inputs.items()}
         if self._backbone is not None:
-            views = np.split(parts["seen"], len(self.student.layout.cameras), 2)
-            features = [self._backbone.features(torch.from_numpy(view)) for view in views]
-            parts["seen"] = torch.cat(features, 1).numpy()
-        return parts
+            views = np.split(inputs["obs"], len(features.cameras), 2)
+            encoded = [self._backbone.features(torch.from_numpy(view)) for view in views]
+            inputs["obs"] = torch.cat(encoded, 1).numpy()
+        return inputs
 
-    def _remember(self, now: Arrays, memory: Memory | None, start: NDArray[np.bool_]) -> Memory:
-        a, actions = self.student.architecture, self.student.layout.action_size
-        if memory is None or start.all():
-            kept = a.chunk if a.ensemble else 1
-            return Memory(
-                history={key: np.repeat(part[None], a.context, 0) for key, part in now.items()},
-                chunks=np.zeros((len(start), kept, a.chunk, actions), np.float32),
-                count=np.zeros(len(start), np.int64),
-                done=np.full(len(start), self.execute),
+    def _next_state(
+        self, now: Arrays, state: PolicyState | None, start: NDArray[np.bool_]
+    ) -> PolicyState:
+        """The state with the present inputs; reset where an episode starts."""
+        if state is None or start.all():
+            a = self.student.architecture
+            kept = a.chunk_size if self._ensemble else 1
+            return PolicyState(
+                history={key: np.repeat(part[None], a.n_obs_steps, 0) for key, part in now.items()},
+                chunks=np.zeros((len(start), kept, *self._shape), np.float32),
+                n_chunks=np.zeros(len(start), np.int64),
+                n_executed=np.full(len(start), self._n_action_steps),
             )
         history = {
-            key: np.concatenate([memory.history[key][1:], part[None]]) for key, part in now.items()
+            key: np.concatenate([state.history[key][1:], part[None]]) for key, part in now.items()
         }
-        done = np.where(start, self.execute, memory.done)
-        count = np.where(start, 0, memory.count)
         for key, part in now.items():
             history[key][:, start] = part[start]
-        return Memory(history, memory.chunks.copy(), count, done)
+        n_chunks = np.where(start, 0, state.n_chunks)
+        n_executed = np.where(start, self._n_action_steps, state.n_executed)
+        return PolicyState(history, state.chunks.copy(), n_chunks, n_executed)
 
     @torch.inference_mode()
     def _predict(self, history: Arrays) -> NDArray[np.float32]:
         """Chunks (B, N, A) of histories (M, B, ...)."""
         inputs = [
-            torch.from_numpy(history[key]).transpose(0, 1) for key in ("seen", "agent_pos", "goal")
+            torch.from_numpy(history[key]).transpose(0, 1) for key in ("obs", "agent_pos", "goal")
         ]
         inputs.append(torch.randn(len(inputs[0]), *self._shape, generator=self._generator))
         return self.student(*(part.to(self.student.device) for part in inputs)).cpu().numpy()
 
 
-def _mean_action(memory: Memory) -> NDArray[np.float32]:
-    """The actions (B, A) that are due, the mean of what the chunks say.
+def _ensembled(state: PolicyState, coeff: float) -> NDArray[np.float32]:
+    """The present actions (B, A), averaged over chunks with weights exp(-coeff * i).
 
-    Older ones count more. Source: temporal ensembling in Zhao et al., Learning Fine-Grained
+    i = 0 is the oldest chunk. Source: temporal ensembling in Zhao et al., Learning Fine-Grained
     Bimanual Manipulation with Low-Cost Hardware, 2023.
     """
-    rows, ages = np.arange(len(memory.done))[:, None], np.arange(memory.chunks.shape[1])
-    actions = memory.chunks[rows, ages, memory.done[:, None] + ages]  # (B, K, A)
-    older = memory.count[:, None] - 1 - ages  # how many of the chunks are
-    weights = np.where(older >= 0, np.exp(-ENSEMBLE_RATE * older), 0.0)
+    rows, ages = np.arange(len(state.n_executed))[:, None], np.arange(state.chunks.shape[1])
+    actions = state.chunks[rows, ages, state.n_executed[:, None] + ages]  # (B, K, A)
+    older = state.n_chunks[:, None] - 1 - ages  # number of older chunks
+    weights = np.where(older >= 0, np.exp(-coeff * older), 0.0)
     weights /= weights.sum(1, keepdims=True)
     return (actions * weights[..., None]).sum(1).astype(np.float32)
 
 
 def check_device(device: str) -> None:
-    """Refuse what is none.
+    """Refuse a device that PyTorch cannot use.
 
     Raises:
         ValueError: PyTorch has no such device here.
@@ -240,10 +238,10 @@ def check_device(device: str) -> None:
 
 
 def load_backbone(architecture: Architecture, device: torch.device) -> Backbone:
-    """The DINOv2 that a student learned with.
+    """The DINOv2 that a student was trained with.
 
     Raises:
-        ValueError: It is not there, or another.
+        ValueError: The backbone is not there, or another.
         ImportError: transformers is not installed.
     """
     backbone = Backbone(architecture.backbone, device)
@@ -255,49 +253,52 @@ def load_backbone(architecture: Architecture, device: torch.device) -> Backbone:
     return backbone
 
 
-def load_student(folder: Path, env_id: str, device: str = "cpu") -> StudentPolicy:
+def load_student(path: Path, env_id: str, device: str = "cpu") -> StudentPolicy:
     """A checkpoint, or its ONNX file, as a policy for an env.
 
     Args:
-        folder: Of the checkpoint; or the file.
-        env_id: Of the env.
-        device: Of PyTorch, where a checkpoint computes.
+        path: The folder of the checkpoint, or the file.
+        env_id: A registered id, or ``"module:Id"``.
+        device: PyTorch device of a checkpoint; ONNX files run on the CPU.
 
     Raises:
-        ValueError: It is no checkpoint, or one for another task; or there is no such device.
-        OSError: It cannot be read.
+        ValueError: The path holds no student, or one of another task; or there is no such device.
+        OSError: A file cannot be read.
     """
     check_device(device)
     student: Network
-    if folder.is_dir():
-        student, card = load_checkpoint(folder)
+    if path.is_dir():
+        student, card = load_checkpoint(path)
         student.to(device)
     else:
-        student = OnnxStudent(folder)
+        student = OnnxStudent(path)
         card = student.card
-    layout = card.layout
-    module = layout.env_id.rpartition(":")[0]
+    features = card.features
+    module = features.env_id.rpartition(":")[0]
     if module and module != env_id.rpartition(":")[0]:  # importing it would run its code
         raise ValueError(
-            f"policy {folder}: learned {layout.env_id}; name the module in --env too: {module}:..."
+            f"policy {path}: learned {features.env_id}; name the module in --env too: {module}:..."
         )
-    task, learned = (find_spec(name).kwargs["task"] for name in (env_id, layout.env_id))
+    task, learned = (find_spec(name).kwargs["task"] for name in (env_id, features.env_id))
     env = gym.make(env_id, disable_env_checker=True, **env_options(student))
     try:
-        assert isinstance(env.unwrapped, KomoEnv)
-        here = layout_of(env.unwrapped, env_id)
-        # Where cameras stand exactly may differ from what it knows.
-        here = replace(here, env_id=layout.env_id, carried=layout.carried)
-        # A student of pictures may meet other things than it knows, and a state has no place
-        # for them.
+        here = features_of(unwrap(env), env_id)
+        # Cameras may stand a little elsewhere than in the training.
+        varies = features.camera_pose_varies
+        here = replace(here, env_id=features.env_id, camera_pose_varies=varies)
+        # An image may show other obstacles than in the training; a state has no entries for them.
         if card.architecture.encoder != "state":
-            here = replace(here, visible=layout.visible, alike=layout.alike)
-        if task != learned or here != layout:
+            here = replace(
+                here,
+                observable_mask=features.observable_mask,
+                object_slots=features.object_slots,
+            )
+        if task != learned or here != features:
             raise ValueError(
-                f"policy {folder}: learned {layout.env_id}, and cannot act in {env_id}, "
+                f"policy {path}: learned {features.env_id}, and cannot act in {env_id}, "
                 "which is another task, or has another state"
             )
-        name = card.name if folder.is_dir() else f"{card.name}, ONNX"  # other last digits
+        name = card.name if path.is_dir() else f"{card.name}, ONNX"  # other last digits
         policy = StudentPolicy.of_env(student, env, name)
     finally:
         env.close()

@@ -1,4 +1,4 @@
-"""How a training went: for TensorBoard, and as a picture."""
+"""Curves of a training: for TensorBoard, and as an image."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Curves:
     """Values by step.
 
     Args:
-        folder: Where the events for TensorBoard go.
-        rows: Those of a training that goes on; what came after them is purged.
+        folder: Folder of the TensorBoard events.
+        rows: Values so far, if the training is resumed; later events are purged.
     """
 
     def __init__(self, folder: Path, rows: list[dict[str, float]]) -> None:
@@ -26,20 +26,20 @@ class Curves:
         self._writer = SummaryWriter(str(folder), purge_step=purge)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Values at a step."""
+        """Add values of a step."""
         self.rows.append({"step": step, **values})
         self.log(step, values)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Values at a step, for TensorBoard alone."""
+        """Add values of a step, for TensorBoard alone."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def draw(self, path: Path, title: str) -> None:
-        """Write the picture.
+    def plot(self, path: Path, title: str) -> None:
+        """Plot all curves into an image file.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         self._writer.close()
         points: dict[str, list[tuple[float, float]]] = defaultdict(list)

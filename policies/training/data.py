@@ -1,8 +1,8 @@
-"""Demonstrations in memory, and windows of them to learn from."""
+"""Demonstrations in memory, and batches of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -14,157 +14,109 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experts.dataset.format import DemoFile, image_names, reading
-from komo_envs.env import KomoEnv
-from policies.student.config import Modality
-from policies.student.dinov2 import Backbone, cached_features
-
-Floats = NDArray[np.float32]
+from komo_envs.env import unwrap
+from policies.student.actions import ActionEncoding
+from policies.student.config import Architecture, Modality, Training
+from policies.student.dinov2 import Backbone
+from policies.student.features import (
+    DatasetStats,
+    Features,
+    Floats,
+    Stats,
+    features_of,
+    masked_state,
+    state_mask,
+)
+from policies.student.images import IMAGE_KEYS, side_by_side, to_metres
+from policies.training.dinov2_cache import cached_features
 
 VECTORS = ("agent_pos", "goal", "observation", "achieved_goal")
-"""What is read of observations besides images."""
-IMAGES: dict[Modality, str] = {"rgb": "pixels", "depth": "depth"}
-"""The key of the images of each modality, in observations and in files."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the parts of an env's vectors are, and which env it is."""
-
-    env_id: str
-    control_mode: str
-    cameras: tuple[str, ...]
-    """Whose pictures are seen, side by side."""
-    carried: bool
-    """Whether what they see is read together with where the robot is: because it carries one of
-    them, or because none stands exactly where it should, and the robot is what tells by how much.
-    """
-    image_size: int
-    action_size: int
-    command: tuple[int, int]
-    """First and end of the last command in ``agent_pos``, in the action's own coordinates; the same
-    number twice in ``ee_delta``, whose actions are relative to it as they are."""
-    tool: tuple[int, int]
-    """First and end of the end-effector's coordinates in ``agent_pos``."""
-    position: int
-    """How many numbers of a goal say where the object is to be."""
-    visible: tuple[bool, ...]
-    """Which numbers of the privileged state a picture shows."""
-    alike: tuple[int, int] = (0, 0)
-    """How many things of one kind it ends with, in no order, and with how many numbers each."""
-
-    @property
-    def agent_pos(self) -> int:
-        """Numbers of the proprioception: after the tool's coordinates come the commanded ones."""
-        return 2 * self.tool[1] - self.tool[0]
-
-
-def layout_of(env: KomoEnv, env_id: str) -> Layout:
-    """The layout of an env of square images.
-
-    Raises:
-        ValueError: It has images of another shape.
-    """
-    height, width = env.image_size
-    if height != width:
-        raise ValueError(f"image_size: {(height, width)}; expected a square")
-    size = len(env.task.end_effector.names)
-    action_size = {"joint": 7, "ee": size, "ee_delta": size}
-    command = {"joint": (7, 14), "ee": (14 + size, 14 + 2 * size), "ee_delta": (0, 0)}
-    return Layout(
-        env_id=env_id,
-        control_mode=env.control_mode,
-        cameras=tuple(camera.name for camera in env.cameras),
-        carried=any(camera.parent is not None for camera in env.cameras)
-        or (env.randomization is not None and env.randomization.moves_cameras),
-        image_size=height,
-        action_size=action_size[env.control_mode],
-        command=command[env.control_mode],
-        tool=(14, 14 + size),
-        position=len(env.task.goal_low) - 1,
-        visible=tuple(map(bool, env.task.observable_mask)),
-        alike=env.task.object_slots,
-    )
+"""Keys of observations that are read besides images."""
+MIN_STD = 1e-4
+"""Entries that vary less carry no information, and are not normalized to the size of others."""
+MIN_STATE_STD = 2e-3
+"""m or rad: an image shows no less."""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The moments of all demonstrations, one after another: N of them."""
+    """The time steps of all demonstrations, concatenated: N of them."""
 
     images: NDArray[Any] | None
-    """uint8 (N, H, W, 3), uint16 (N, H, W, 1) in mm, the pictures of all cameras side by side; or
-    DINOv2's features (N, F), float32; None for a student of states."""
+    """uint8 (N, H, W, 3), or uint16 (N, H, W, 1) in mm, those of all cameras side by side; or
+    DINOv2 features (N, F), float32; None for a state-based student."""
     agent_pos: Floats
     """(N, P)"""
     goal: Floats
-    """(N, G), where the object is to be"""
+    """Target position of the object (N, G)."""
     state: Floats
-    """(N, K), where it is, then what else is known of it: all that is privileged for a student of
-    states; what a picture shows of that, for others to learn to estimate"""
+    """(N, K), see ``masked_state``: all of the privileged state for a state-based student, and what
+    an image shows of it, to be predicted, for an image-based one."""
     actions: Floats
-    """(N, A), what the expert wants"""
+    """Actions of the expert (N, A)."""
     first: NDArray[np.int64]
-    """(N,), index of the first moment of the same episode"""
+    """(N,), index of the first time step of the same episode."""
     last: NDArray[np.int64]
-    """(N,), index of its last moment"""
-    taught: NDArray[np.bool_]
-    """(N,), whether a window may start here: the expert itself acted from here on"""
+    """(N,), index of its last time step."""
+    loss_mask: NDArray[np.bool_]
+    """(N,), whether a chunk may start here: the expert itself acts from here on."""
 
     def __len__(self) -> int:
         return len(self.agent_pos)
 
 
-def open_layout(
+def open_features(
     paths: Sequence[Path],
     control_mode: str | None,
     cameras: tuple[str, ...] | None = None,
     trust_code: bool = False,
-) -> Layout:
-    """The layout that the demonstrations of all files share.
+) -> Features:
+    """The features that the demonstrations of all files share.
 
     Args:
-        paths: Of the files.
-        control_mode: Of the student; that which they were collected in if None.
-        cameras: Of the student; all that the demonstrations have if None.
+        paths: The files.
+        control_mode: Control mode of the student; that of the demonstrations if None.
+        cameras: Cameras of the student; all that the demonstrations have if None.
         trust_code: Whether the module of their env may be imported, if they name one.
 
     Raises:
-        ValueError: They are of several envs or of other images, or lack a camera, or cannot be
+        ValueError: The files are of several envs or of other images, or lack a camera, or cannot be
             read.
     """
     options: dict[str, Any] = {} if control_mode is None else {"control_mode": control_mode}
     if cameras is not None:
         options["cameras"] = cameras
-    layouts, sceneries = [], []
+    features, camera_options = [], []
     for path in paths:
         with DemoFile(path, trust_code) as file:
-            sceneries.append(file.scenery)
+            camera_options.append(file.camera_options)
             if not set(cameras or ()) <= set(file.cameras):
-                seen, there = " ".join(cameras or ()), " ".join(file.cameras)
-                raise ValueError(f"--cameras {seen}: expected of those that {path} has, {there}")
+                wanted, there = " ".join(cameras or ()), " ".join(file.cameras)
+                raise ValueError(f"--cameras {wanted}: expected of those that {path} has, {there}")
             env = file.make_env(obs_mode="state", **options)
-            assert isinstance(env.unwrapped, KomoEnv)
             try:
-                layouts.append(layout_of(env.unwrapped, file.env_id))
+                features.append(features_of(unwrap(env), file.env_id))
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
             finally:
                 env.close()
-    for path, layout, scenery in zip(paths, layouts, sceneries, strict=True):
-        if layout != layouts[0]:
-            raise ValueError(f"{path}: {layout}; expected the same as {paths[0]}, {layouts[0]}")
-        if scenery != sceneries[0]:
+    for path, theirs, options in zip(paths, features, camera_options, strict=True):
+        if theirs != features[0]:
+            raise ValueError(f"{path}: {theirs}; expected the same as {paths[0]}, {features[0]}")
+        if options != camera_options[0]:
             raise ValueError(
-                f"{path}: was seen with {scenery}; expected the same as {paths[0]}, {sceneries[0]}"
+                f"{path}: was rendered with {options}; expected the same as {paths[0]}, "
+                f"{camera_options[0]}"
             )
-    return layouts[0]
+    return features[0]
 
 
-def shares(paths: Sequence[Path], episodes: int | None) -> list[int]:
-    """How many demonstrations to take of each file: the first ones, as many as its share of all.
+def demos_per_file(paths: Sequence[Path], num_demos: int | None) -> list[int]:
+    """Number of demonstrations to take of each file, in proportion to those that it has.
 
     Args:
-        paths: Of the files.
-        episodes: How many in all; None for all there are.
+        paths: The files.
+        num_demos: Number in all; None for all there are.
 
     Raises:
         ValueError: There are fewer, or a file cannot be read.
@@ -176,80 +128,80 @@ def shares(paths: Sequence[Path], episodes: int | None) -> list[int]:
     total = sum(there)
     if not total:
         raise ValueError(f"--demos {', '.join(map(str, paths))}: no demonstrations are there")
-    wanted = total if episodes is None else episodes
+    wanted = total if num_demos is None else num_demos
     if wanted > total:
-        raise ValueError(f"--episodes {episodes}: there are {total} demonstrations")
+        raise ValueError(f"--num-demos {num_demos}: there are {total} demonstrations")
     ends = [wanted * end // total for end in accumulate(there)]
     return [end - begin for begin, end in pairwise([0, *ends])]
 
 
 def load_frames(
     paths: Sequence[Path],
-    layout: Layout,
+    features: Features,
     modality: Modality | None,
-    context: int,
-    episodes: int | None = None,
+    n_obs_steps: int,
+    num_demos: int | None = None,
     backbone: Backbone | None = None,
 ) -> Frames:
-    """Read demonstrations, without those that fail, or teach nothing.
+    """Read demonstrations, without those that fail, or in which no expert acts.
 
     Args:
-        paths: Of the files.
-        layout: What they share.
-        modality: Which images to read; None for none.
-        context: How many moments a window looks at.
-        episodes: How many demonstrations to take, see ``shares``; all if None.
-        backbone: Whose features to take in place of the images; None for none.
+        paths: The files.
+        features: The features that they share.
+        modality: Images to read; None for none.
+        n_obs_steps: Observations of the input.
+        num_demos: Number of demonstrations to take, see ``demos_per_file``; all if None.
+        backbone: Replaces images by its features; None for none.
 
     Raises:
         ValueError: None succeeds, or a file is damaged.
     """
     parts: dict[str, list[Any]] = {name: [] for name in Frames.__dataclass_fields__}
     start = 0
-    for path, share in zip(paths, shares(paths, episodes), strict=True):
+    for path, used in zip(paths, demos_per_file(paths, num_demos), strict=True):
         with DemoFile(path) as file, reading(path):
-            names = image_names(IMAGES[modality], file.cameras) if modality else {}
-            names = {camera: names[camera] for camera in layout.cameras} if names else {}
-            mask = mask_of(layout, privileged=modality is None)
-            features: list[Floats] = []
+            names = image_names(IMAGE_KEYS[modality], file.cameras) if modality else {}
+            names = {camera: names[camera] for camera in features.cameras} if names else {}
+            mask = state_mask(features, privileged=modality is None)
+            encoded: list[Floats] = []
             if backbone is not None:
                 views = [cached_features(path, name, backbone) for name in names.values()]
                 every = np.concatenate(views, 1)
                 ends = np.cumsum([file.group(i).attrs["num_samples"] for i in range(len(file))])
-                features = np.split(every, ends[:-1])
-            for index in range(share):
+                encoded = np.split(every, ends[:-1])
+            for index in range(used):
                 group = file.group(index)
-                taught = np.arange(group.attrs["num_samples"]) >= group.attrs["handover"]
-                if not group.attrs["success"] or not taught.any():
+                by_expert = np.arange(group.attrs["num_samples"]) >= group.attrs["handover"]
+                if not group.attrs["success"] or not by_expert.any():
                     continue
-                # What nobody learns from is left out, but for what the first window looks back at.
-                begin = max(0, int(np.argmax(taught)) - context + 1)
+                # Steps of the student are left out, but for the history of the first chunk.
+                begin = max(0, int(np.argmax(by_expert)) - n_obs_steps + 1)
                 obs = {name: group["obs"][name][begin:] for name in VECTORS}
-                length = len(taught) - begin
+                length = len(by_expert) - begin
                 if backbone is not None:
-                    parts["images"].append(features[index][begin:])
+                    parts["images"].append(encoded[index][begin:])
                 elif modality:
                     views = [group["obs"][name][begin:] for name in names.values()]
-                    parts["images"].append(np.concatenate(views, 2))
+                    parts["images"].append(side_by_side(views))
                 parts["agent_pos"].append(obs["agent_pos"])
                 parts["goal"].append(obs["goal"])
-                parts["state"].append(privileged(obs, mask))
-                parts["actions"].append(group[f"action_dict/{layout.control_mode}"][begin:])
+                parts["state"].append(masked_state(obs, mask))
+                parts["actions"].append(group[f"action_dict/{features.control_mode}"][begin:])
                 parts["first"].append(np.full(length, start))
                 parts["last"].append(np.full(length, start + length - 1))
-                parts["taught"].append(taught[begin:])
+                parts["loss_mask"].append(by_expert[begin:])
                 start += length
     if not start:
         raise ValueError(f"--demos {', '.join(map(str, paths))}: none succeeds")
-    arrays: dict[str, Any] = {name: _joined(part) for name, part in parts.items() if part}
+    arrays: dict[str, Any] = {name: _concatenate(part) for name, part in parts.items() if part}
     for name in ("agent_pos", "goal", "state", "actions"):
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"--demos {', '.join(map(str, paths))}: {name}: not all are finite")
     return Frames(**{"images": None, **arrays})
 
 
-def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """Arrays one after another. The list is emptied on the way: images fill much of a memory."""
+def _concatenate(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """Concatenated arrays. The list is emptied on the way: images take much of the memory."""
     joined = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
     end = len(joined)
     while parts:
@@ -259,183 +211,129 @@ def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return joined
 
 
-def mask_of(layout: Layout, privileged: bool) -> tuple[bool, ...]:
-    """Which numbers of the privileged state a student reads, or estimates."""
-    return tuple(privileged or visible for visible in layout.visible)
+def chunk_indices(frames: Frames, steps: NDArray[np.int64], chunk_size: int) -> NDArray[np.int64]:
+    """Time steps (B, N) of the actions of the chunks at ``steps`` (B,).
 
-
-def privileged(obs: Mapping[str, Any], mask: Sequence[bool]) -> Floats:
-    """Where the object is, and the numbers of the privileged state that ``mask`` (P,) names.
-
-    Args:
-        obs: Observations of states, (..., S) each, of an env or of a file.
-        mask: For each number, whether to take it.
+    After the end of its episode, the last one is repeated.
     """
-    position, state = obs["achieved_goal"][..., :-1], obs["observation"][..., -len(mask) :]
-    return np.concatenate([position, state[..., np.array(mask)]], -1)
+    ahead = steps[:, None] + np.arange(chunk_size)
+    return np.minimum(ahead, frames.last[steps, None])
 
 
-@dataclass(frozen=True)
-class Scale:
-    """What numbers are shifted and divided by, so that they have mean 0 and deviation 1."""
+def history_indices(
+    frames: Frames, steps: NDArray[np.int64], n_obs_steps: int
+) -> NDArray[np.int64]:
+    """Time steps (B, M) of the observations up to ``steps`` (B,), the present one last.
 
-    mean: Floats
-    deviation: Floats
-
-    @classmethod
-    def of(cls, values: Floats, least: float = 1e-4) -> Scale:
-        """The scale of values (N, ...), along the first axis.
-
-        What varies less than ``least`` tells nothing, and is not blown up to the size of the rest.
-        """
-        deviation = values.std(0, dtype=np.float64)
-        deviation = np.where(deviation < least, 1.0, deviation)
-        return cls(values.mean(0, dtype=np.float64).astype(np.float32), deviation.astype("f4"))
-
-
-LEAST_IN_STATE = 2e-3
-"""m or rad: less than that, a picture does not show."""
-
-
-@dataclass(frozen=True)
-class Scales:
-    """The scales of all that a student reads and writes."""
-
-    agent_pos: Scale
-    goal: Scale
-    state: Scale
-    actions: Scale
-    """Of chunks (N, A) of what the actions add to the last command."""
-    depth: Scale
-    """Of depth in m, ()."""
-
-
-def chunk_indices(frames: Frames, moments: NDArray[np.int64], chunk: int) -> NDArray[np.int64]:
-    """Which moments (B, N) the actions of the chunks of ``moments`` (B,) belong to.
-
-    After its episode's end, the last one is repeated.
+    Before the beginning of its episode, the first one is repeated.
     """
-    ahead = moments[:, None] + np.arange(chunk)
-    return np.minimum(ahead, frames.last[moments, None])
+    before = steps[:, None] - np.arange(n_obs_steps)[::-1]
+    return np.maximum(before, frames.first[steps, None])
 
 
-def context_indices(frames: Frames, moments: NDArray[np.int64], context: int) -> NDArray[np.int64]:
-    """Which moments (B, M) the contexts of ``moments`` (B,) are, the present one last.
-
-    Before its episode's beginning, the first one is repeated.
-    """
-    before = moments[:, None] - np.arange(context)[::-1]
-    return np.maximum(before, frames.first[moments, None])
-
-
-def chunks(
-    frames: Frames, layout: Layout, moments: NDArray[np.int64], chunk: int, turned: bool
+def encoded_chunks(
+    frames: Frames, steps: NDArray[np.int64], chunk_size: int, encoding: ActionEncoding
 ) -> Floats:
-    """What the actions (B, N, A) that follow ``moments`` (B,) add to the last command there.
-
-    Args:
-        frames: The demonstrations.
-        layout: Of their env's vectors.
-        moments: Indices.
-        chunk: N.
-        turned: Whether their first two numbers, x and y, are along and to the left of the way from
-            the object to its goal.
-    """
-    first, end = layout.command
-    actions = frames.actions[chunk_indices(frames, moments, chunk)]
-    if first != end:
-        actions = actions - frames.agent_pos[moments, None, first:end]
-    if turned:
-        way = frames.goal[moments, :2] - frames.state[moments, :2]
-        way /= np.linalg.norm(way, axis=1, keepdims=True) + 1e-6
-        axes = np.stack([way, np.stack([-way[:, 1], way[:, 0]], 1)], 1)  # (B, 2, 2), in rows
-        actions[..., :2] = actions[..., :2] @ axes.transpose(0, 2, 1)
-    return actions
-
-
-def scales_of(frames: Frames, layout: Layout, chunk: int, turned: bool) -> Scales:
-    """The scales of demonstrations."""
-    depth = np.zeros((1, 1), np.float32)
-    if frames.images is not None and frames.images.dtype == np.uint16:
-        every = max(1, len(frames) // 500)
-        depth = frames.images[::every].reshape(-1, 1).astype(np.float32) / 1000.0
-    return Scales(
-        agent_pos=Scale.of(frames.agent_pos),
-        goal=Scale.of(frames.goal),
-        state=_state_scale(frames.state, layout),
-        actions=Scale.of(chunks(frames, layout, np.arange(len(frames)), chunk, turned)),
-        depth=Scale.of(depth),
+    """Encoded chunks (B, N, A) of the expert's actions at ``steps`` (B,)."""
+    actions = frames.actions[chunk_indices(frames, steps, chunk_size)]
+    return encoding.encode(
+        actions, frames.agent_pos[steps], frames.goal[steps], frames.state[steps]
     )
 
 
-def _state_scale(state: Floats, layout: Layout) -> Scale:
-    """Of states (N, K); the things around the object have one scale, of those that are there."""
-    scale = Scale.of(state, LEAST_IN_STATE)
-    count, size = layout.alike
+def compute_stats(values: Floats, min_std: float = MIN_STD) -> Stats:
+    """Statistics of values (N, ...) along the first axis; std is 1 where below ``min_std``."""
+    std = values.std(0, dtype=np.float64)
+    std = np.where(std < min_std, 1.0, std)
+    return Stats(values.mean(0, dtype=np.float64).astype(np.float32), std.astype("f4"))
+
+
+def compute_dataset_stats(
+    frames: Frames, features: Features, chunk_size: int, encoding: ActionEncoding
+) -> DatasetStats:
+    """Statistics of demonstrations."""
+    depth = np.zeros((1, 1), np.float32)
+    if frames.images is not None and frames.images.dtype == np.uint16:
+        every = max(1, len(frames) // 500)
+        depth = to_metres(frames.images[::every].reshape(-1, 1))
+    every_chunk = encoded_chunks(frames, np.arange(len(frames)), chunk_size, encoding)
+    return DatasetStats(
+        agent_pos=compute_stats(frames.agent_pos),
+        goal=compute_stats(frames.goal),
+        state=_state_stats(frames.state, features),
+        actions=compute_stats(every_chunk),
+        depth=compute_stats(depth),
+    )
+
+
+def _state_stats(state: Floats, features: Features) -> Stats:
+    """Statistics of states (N, K); all obstacles share those of the ones that exist."""
+    stats = compute_stats(state, MIN_STATE_STD)
+    count, size = features.object_slots
     if not count:
-        return scale
+        return stats
     own = state.shape[1] - count * size
-    things = state[:, own:].reshape(-1, size)
-    there = things[things.any(1)]
-    if not len(there):
-        return scale
-    one = Scale.of(there, LEAST_IN_STATE)
-    mean = np.concatenate([scale.mean[:own], np.tile(one.mean, count)])
-    return Scale(mean, np.concatenate([scale.deviation[:own], np.tile(one.deviation, count)]))
+    obstacles = state[:, own:].reshape(-1, size)
+    existing = obstacles[obstacles.any(1)]
+    if not len(existing):
+        return stats
+    each = compute_stats(existing, MIN_STATE_STD)
+    mean = np.concatenate([stats.mean[:own], np.tile(each.mean, count)])
+    return Stats(mean, np.concatenate([stats.std[:own], np.tile(each.std, count)]))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips: C pieces of L moments in a row, and the windows in them, W in all."""
+    """C sequences of L time steps, and W chunks that start in them."""
 
     images: Tensor | None
-    """As in ``Frames``, (C, L, H, W, ...)"""
+    """As in ``Frames``, but depth in m: (C, L, H, W, ...)"""
     agent_pos: Tensor
     """(C, L, P)"""
     goal: Tensor
     """(C, L, G)"""
     state: Tensor
     """(C, L, K)"""
-    context: Tensor
-    """(W, M), indices into the C x L moments"""
+    history: Tensor
+    """(W, M), indices of each chunk's observations among the C x L time steps."""
     actions: Tensor
-    """(W, N, A), see ``chunks``"""
+    """(W, N, A), encoded."""
 
 
 def sample_batch(
     frames: Frames,
-    layout: Layout,
-    clips: int,
-    windows: int,
-    context: int,
-    chunk: int,
-    turned: bool,
+    architecture: Architecture,
+    training: Training,
+    encoding: ActionEncoding,
     rng: np.random.Generator,
 ) -> Batch:
-    """Draw clips, uniformly, with the windows whose last observation is among their last moments.
+    """Sample sequences uniformly, with the chunks that start at their last time steps.
 
-    A clip may go over the border between two episodes; no window does.
+    A sequence may cross the border between two episodes; a chunk and its history do not.
     """
-    length = windows + context - 1
-    taught = np.zeros(0, bool)
-    while not taught.any():
-        begins = rng.integers(0, len(frames) - windows + 1, clips)  # of the windows
-        moments = begins[:, None] + np.arange(windows)  # (C, W/C)
-        taught = frames.taught[moments].ravel()
-    offsets = begins[:, None] - (context - 1) + np.arange(length)
+    count, n_obs_steps = training.batch_size, architecture.n_obs_steps
+    length = training.sequence_length + n_obs_steps - 1
+    mask = np.zeros(0, bool)
+    while not mask.any():
+        # Of the steps at which chunks start.
+        begins = rng.integers(0, len(frames) - training.sequence_length + 1, count)
+        steps = begins[:, None] + np.arange(training.sequence_length)  # (C, W/C)
+        mask = frames.loss_mask[steps].ravel()
+    offsets = begins[:, None] - (n_obs_steps - 1) + np.arange(length)
     offsets = np.maximum(offsets, 0)  # (C, L)
-    starts = length * np.arange(clips)[:, None, None] - (begins - (context - 1))[:, None, None]
-    indices = context_indices(frames, moments.ravel(), context).reshape(clips, windows, context)
+    starts = length * np.arange(count)[:, None, None] - (begins - (n_obs_steps - 1))[:, None, None]
+    history = history_indices(frames, steps.ravel(), n_obs_steps)
+    history = history.reshape(count, training.sequence_length, n_obs_steps) + starts
+    images = None
+    if frames.images is not None:
+        images = frames.images[offsets]
+        images = torch.from_numpy(to_metres(images) if images.dtype == np.uint16 else images)
+    actions = encoded_chunks(frames, steps.ravel()[mask], architecture.chunk_size, encoding)
     return Batch(
-        images=None if frames.images is None else torch.from_numpy(_images(frames.images[offsets])),
+        images=images,
         agent_pos=torch.from_numpy(frames.agent_pos[offsets]),
         goal=torch.from_numpy(frames.goal[offsets]),
         state=torch.from_numpy(frames.state[offsets]),
-        context=torch.from_numpy((indices + starts).reshape(-1, context)[taught]),
-        actions=torch.from_numpy(chunks(frames, layout, moments.ravel()[taught], chunk, turned)),
+        history=torch.from_numpy(history.reshape(-1, n_obs_steps)[mask]),
+        actions=torch.from_numpy(actions),
     )
-
-
-def _images(images: NDArray[Any]) -> NDArray[Any]:
-    """Depth in m; RGB and features as they are."""
-    return images.astype(np.float32) / 1000.0 if images.dtype == np.uint16 else images

@@ -1,4 +1,4 @@
-"""Training, without the command around it: a learner that steps, saves itself, and goes on."""
+"""The training loop's state: a learner that steps, saves itself, and resumes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from komo_envs.utils.files import replacing
+from policies.student.actions import action_encoding
 from policies.student.config import Architecture, Training
-from policies.student.network import Losses, Student, turns
+from policies.student.features import DatasetStats, Features
+from policies.student.network import Losses, Student
 from policies.training.augment import augment
-from policies.training.data import Batch, Frames, Layout, Scales, sample_batch, scales_of
+from policies.training.data import Batch, Frames, compute_dataset_stats, sample_batch
 
 WARM_UP = 0.05
-"""Share of the steps in which the learning rate rises."""
+"""Share of the steps in which the learning rate increases."""
 
 
 class Learner:
-    """Fits a student to demonstrations, one step of the optimiser at a time.
+    """Fits a student to demonstrations, one optimizer step at a time.
 
-    What a step draws depends on the seed and its number alone, so that one that goes on where it
-    was stopped ends with the same weights as one that never was.
+    Random numbers of a step depend on the seed and the step's index alone, so that a training that
+    was interrupted and resumed ends with the same weights as one that was not.
 
     Args:
-        architecture: Of the student.
-        training: How it learns.
+        architecture: The network.
+        training: The hyperparameters.
         frames: The demonstrations.
-        layout: Of their env's vectors.
-        seed: Of the first weights and of all that is drawn.
-        device: Where the student is.
+        features: The inputs and outputs.
+        seed: Seed of the initial weights and of all sampling.
+        device: PyTorch device.
     """
 
     def __init__(
@@ -41,27 +43,31 @@ class Learner:
         architecture: Architecture,
         training: Training,
         frames: Frames,
-        layout: Layout,
+        features: Features,
         seed: int,
         device: str = "cpu",
     ) -> None:
-        self.training, self.frames, self.layout, self.seed = training, frames, layout, seed
+        self.training = training
+        self.frames = frames
+        self.features = features
+        self.seed = seed
         self.device = torch.device(device)
-        self.turned = turns(architecture, layout)
-        self.scales: Scales = scales_of(frames, layout, architecture.chunk, self.turned)
+        self.stats: DatasetStats = compute_dataset_stats(
+            frames, features, architecture.chunk_size, action_encoding(architecture, features)
+        )
         torch.manual_seed(seed)
-        self.student = Student(architecture, layout, self.scales)
+        self.student = Student(architecture, features, self.stats)
         self.student.to(self.device).train()
-        # Elsewhere GroupNorm would turn the layout round, there and back.
+        # On a GPU, GroupNorm would convert the memory format to and fro.
         if self.device.type == "cpu":
             for encoder in (self.student.encoder, self.student.map_encoder):
                 if encoder is not None:
                     encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student.bf16 = training.bf16
         self.averaged = copy.deepcopy(self.student).eval().requires_grad_(False)
-        """The weights that act: the mean of those of the last steps."""
+        """The exponential moving average of the weights, which acts."""
         self.averaged.bf16 = False
-        self.optimiser = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             self.student.parameters(),
             training.learning_rate,
             weight_decay=training.weight_decay,
@@ -70,69 +76,72 @@ class Learner:
         self.step = 0
 
     def advance(self) -> Losses:
-        """One step of the optimiser.
+        """Take one optimizer step.
 
         Raises:
             ValueError: The gradient is not finite.
         """
         torch.manual_seed(self.seed * 1_000_003 + self.step + 1)
-        losses = self.losses(self.draw(np.random.default_rng([self.seed, self.step])))
-        total = losses.actions + self.training.estimate_weight * losses.estimate
-        for group in self.optimiser.param_groups:
+        losses = self.losses(self.sample(np.random.default_rng([self.seed, self.step])))
+        total = losses.actions + self.training.state_loss_weight * losses.state
+        for group in self.optimizer.param_groups:
             group["lr"] = self.training.learning_rate * schedule(self.step / self.training.steps)
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         total.backward()
-        parameters, most = self.student.parameters(), self.training.clip_gradient
-        if not torch.nn.utils.clip_grad_norm_(parameters, most).isfinite():
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.student.parameters(), self.training.grad_clip_norm
+        )
+        if not norm.isfinite():
             raise ValueError(f"step {self.step}: the gradient is not finite")
-        self.optimiser.step()
-        # Young averages forget faster, or they would remember the first weights for long.
-        kept = min(self.training.ema, (1 + self.step) / (10 + self.step))
-        average = get_ema_multi_avg_fn(kept)
+        self.optimizer.step()
+        # A lower decay at first, or the average would keep the initial weights for long.
+        decay = min(self.training.ema, (1 + self.step) / (10 + self.step))
+        average = get_ema_multi_avg_fn(decay)
         average([*self.averaged.parameters()], [*self.student.parameters()], self.step)
         self.step += 1
-        return Losses(losses.actions.detach(), losses.estimate.detach())
+        return Losses(losses.actions.detach(), losses.state.detach())
 
-    def draw(self, rng: np.random.Generator) -> Batch:
+    def sample(self, rng: np.random.Generator) -> Batch:
         """A batch of the demonstrations."""
-        training, a = self.training, self.student.architecture
-        sizes = (training.clips, training.windows, a.context, a.chunk)
-        return sample_batch(self.frames, self.layout, *sizes, self.turned, rng)
+        student = self.student
+        return sample_batch(
+            self.frames, student.architecture, self.training, student.action_encoding, rng
+        )
 
     def losses(self, batch: Batch) -> Losses:
-        """Of a batch, whose images are augmented."""
+        """Losses of a batch, whose images are augmented."""
         agent_pos, goal, state = (
             part.flatten(0, 1).to(self.device)
             for part in (batch.agent_pos, batch.goal, batch.state)
         )
-        seen = state
+        obs = state
         if batch.images is not None:
-            seen = augment(batch.images.to(self.device), self.training).flatten(0, 1)
-        tokens, estimate = self.student.tokens(seen, agent_pos, goal)
-        contexts, actions = tokens[batch.context.to(self.device)], batch.actions.to(self.device)
-        error = torch.zeros((), device=self.device)
-        if estimate is not None:
-            error = self.student.estimate_loss(estimate, state)
-        return Losses(self.student.loss(contexts, actions), error)
+            obs = augment(batch.images.to(self.device), self.training).flatten(0, 1)
+        tokens, prediction = self.student.tokens(obs, agent_pos, goal)
+        tokens = tokens[batch.history.to(self.device)]  # (W, M, D)
+        state_loss = torch.zeros((), device=self.device)
+        if prediction is not None:
+            state_loss = self.student.state_loss(prediction, state)
+        return Losses(self.student.loss(tokens, batch.actions.to(self.device)), state_loss)
 
     def save(self, path: Path, more: dict[str, Any]) -> None:
-        """Write all that going on takes, and ``more``, which is plain.
+        """Write the state of the training, and ``more``, which is plain data.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         state = {
             "step": self.step,
             "student": self.student.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "more": more,
         }
         with replacing(path) as scratch:
             torch.save(state, scratch)
 
     def restore(self, path: Path) -> dict[str, Any]:
-        """Go on where ``save`` was; returns its ``more``.
+        """Resume from the state that ``save`` wrote; returns its ``more``.
 
         Raises:
             ValueError: The file is damaged, or of another student.
@@ -141,7 +150,7 @@ class Learner:
             state = torch.load(path, map_location=self.device, weights_only=True)
             self.student.load_state_dict(state["student"])
             self.averaged.load_state_dict(state["averaged"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            self.optimizer.load_state_dict(state["optimizer"])
             self.step = int(state["step"])
             return dict(state["more"])
         except Exception as error:  # of any kind, from pickle's depths
@@ -149,5 +158,5 @@ class Learner:
 
 
 def schedule(progress: float) -> float:
-    """The share of the highest learning rate at a progress from 0 to 1."""
+    """Factor of the learning rate at a progress from 0 to 1: linear warm-up, cosine decay."""
     return min(1.0, progress / WARM_UP) * (1 + math.cos(math.pi * progress)) / 2

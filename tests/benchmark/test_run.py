@@ -25,13 +25,14 @@ from common import remount, small_disk, wait_for, workers_of
 
 from benchmark.evaluation import rollout
 from benchmark.evaluation.episode_log import EpisodeLog
-from benchmark.evaluation.rollout import Player, steps_of_episode
+from benchmark.evaluation.rollout import Player
 from benchmark.records.result import Setup
 from benchmark.run import folder_name
 from experts import make_expert
 from komo_envs.suite import ENVS, TEST
 from komo_envs.utils.json_records import parse_json
 from policies import load_policy
+from policies.rollout import rollout as play
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = "KomoPush-v0"
@@ -121,7 +122,7 @@ def test_an_episode_depends_on_its_seed_alone(tmp_path):
     policy = load_policy("random", "KomoShelf-v0")
 
     def arm(seed):
-        return [env.unwrapped.state.q.tolist() for _ in steps_of_episode(env, policy, seed)]
+        return [env.unwrapped.state.q.tolist() for _ in play(policy, env, seed)]
 
     first, other, again = arm(5), arm(6), arm(5)
     env.close()
@@ -319,6 +320,7 @@ def test_a_finished_run_goes_on_to_more_episodes(undisturbed, tmp_path):
     [
         ("expert", "expert"),
         ("policies/pretrained/push", "push"),
+        ("pretrained:push", "push"),
         ("students/push/seed0", "push-seed0"),
         ("rl/push/seed1/policy.zip", "push-seed1"),
         ("push.zip", "push"),
@@ -376,10 +378,14 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
             ("--policy", "policies/pretrained/push", "--device", "gpu"),
             "--device gpu: expected cpu, cuda or cuda:N$",
         ),
-        (("--policy", "push"), "did you mean policies/pretrained/push[?]"),
+        (("--policy", "push"), "did you mean pretrained:push[?]"),
         (
             ("--policy", "policies/pretrained/shlef"),
             "there are push, .*, shelf-hard; did you mean shelf[?]",
+        ),
+        (
+            ("--policy", "pretrained:shlef"),
+            "expected pretrained: and one of push, .*, shelf-hard; did you mean shelf[?]",
         ),
         (("--policy", "zero", "--env", "komopush-v0"), "did you mean KomoPush-v0[?]"),
         (

@@ -54,7 +54,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
     assert command("experts.collect", *words).returncode == 0
     for picture in demos.parent.glob("demos.[mp]*"):
         picture.unlink()
-    words = ("--demos", demos, "--steps", 5, "--validation", 1, "--out", folder / "students")
+    words = ("--demos", demos, "--steps", 5, "--n-eval-episodes", 1, "--out", folder / "students")
     assert command("policies.train", *words).returncode == 0
     (folder / "checkpoint").mkdir()
     for name in ("policy.json", "model.safetensors"):

@@ -299,7 +299,7 @@ def test_demonstrations_are_collected_on_it_and_learned_from(
     done = command("experts.replay", out)
     assert done.returncode == 2
     assert "was collected in real time" in done.stderr
-    tiny = ("--steps", 20, "--validation", 1, "--episodes", 1)
+    tiny = ("--steps", 20, "--n-eval-episodes", 1, "--num-demos", 1)
     done = command("policies.train", "--demos", out, "--out", tmp_path / "student", *tiny)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "student" / "seed0" / "model.safetensors").exists()

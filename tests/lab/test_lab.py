@@ -256,7 +256,7 @@ def test_a_student_learns_in_simulation_to_see_through_a_labs_cameras(
     both = ("--demos", files["lab"], files["plain"], "--out", tmp_path / "student")
     done = command("policies.train", *both)
     assert done.returncode == 2
-    assert "plain.h5: was seen with {}; expected the same as" in done.stderr
+    assert "plain.h5: was rendered with {}; expected the same as" in done.stderr
     poses = []
 
     def watch(policy: Any, env: Any, seeds: Any) -> list[bool]:

@@ -16,7 +16,7 @@ from komo_envs.utils.provenance import hash_sources
 from policies import RandomPolicy, load_policy
 from policies.hashing import hash_policy
 from policies.load import learned_env
-from policies.spec import CARD, PRETRAINED
+from policies.spec import CARD, PRETRAINED, canonical_spec, check_spec
 
 ENVS = ("KomoPush-v0", "KomoPushPixels-v0", "KomoShelf-v0", "KomoShelfHard-v0")
 
@@ -68,11 +68,37 @@ def test_a_policy_says_which_env_it_learned(tmp_path):
     with pytest.raises(ValueError, match=r"training\.json: is damaged"):
         learned_env(str(model), trust_code=True)
     card = json.loads((PRETRAINED / "push" / "policy.json").read_text())
-    card["layout"]["env_id"] = "evil:Evil-v0"
+    card["features"]["env_id"] = "evil:Evil-v0"
     (tmp_path / "student").mkdir()
     (tmp_path / "student" / "policy.json").write_text(json.dumps(card))
     with pytest.raises(ValueError, match="which would import the module 'evil'"):
         learned_env(str(tmp_path / "student"))
+
+
+def test_a_pretrained_student_has_one_name_on_every_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert learned_env("pretrained:push-hard") == "KomoPushHard-v0"
+    policies = [
+        load_policy(spec, ENVS[0]) for spec in ("pretrained:push", str(PRETRAINED / "push"))
+    ]
+    assert policies[0].name == policies[1].name
+    assert canonical_spec(str(PRETRAINED / "push")) == "pretrained:push"
+    monkeypatch.chdir(PRETRAINED)
+    assert canonical_spec("./push") == canonical_spec("pretrained:push") == "pretrained:push"
+    for spec in ("random", "tcp://127.0.0.1:5555", "push/policy.json", "mine.py:Mine", "."):
+        assert canonical_spec(spec) == spec
+    for wrong in ("", "psh", "../pretrained/push", "/etc"):
+        with pytest.raises(ValueError, match="expected pretrained: and one of push, push-hard"):
+            check_spec(f"pretrained:{wrong}")
+
+
+def test_acting_imports_no_more_than_it_needs(run_python):
+    done = run_python("import sys, policies.student.policy; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "policies.student.network" in loaded
+    unneeded = {"h5py", "experts", "komo_envs.lab", "policies.training", "policies.export_onnx"}
+    assert not loaded & {*unneeded, "onnx", "onnxscript", "onnxruntime"}
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
@@ -180,7 +206,7 @@ def test_a_student_of_images_with_shadows_sees_shadows(tmp_path, command):
     shutil.copytree(PRETRAINED / "push", student)
     card = json.loads((student / CARD).read_text())
     for file in card["origin"]["demos"].values():
-        file["scenery"] = {"shadows": True}
+        file["camera_options"] = {"shadows": True}
     (student / CARD).write_text(json.dumps(card))
     assert load_policy(str(student), ENVS[0]).env_options["shadows"] is True
     assert "shadows" not in load_policy(str(PRETRAINED / "push"), ENVS[0]).env_options

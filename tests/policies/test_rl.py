@@ -25,7 +25,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from policies.rl import agent, config
 
 ENV = "KomoPush-v0"
-SMALL = ("--env", ENV, "--steps", 240, "--looks", 3, "--validation", 1)
+SMALL = ("--env", ENV, "--steps", 240, "--n-evals", 3, "--n-eval-episodes", 1)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_an_interrupted_training_says_what_is_kept(tmp_path: Path) -> None:
 def test_any_algorithm_learns_on_any_task_and_is_scored(
     words: tuple[str, ...], tmp_path: Path, command: Command
 ) -> None:
-    task = ("--env", "KomoShelf-v0", "--steps", 200, "--looks", 1, "--validation", 1)
+    task = ("--env", "KomoShelf-v0", "--steps", 200, "--n-evals", 1, "--n-eval-episodes", 1)
     seeds = (3,) if "ppo" in words else (3, 4)
     done = command("policies.train_rl", *task, *words, "--seeds", *seeds, "--out", tmp_path / "rl")
     assert done.returncode == 0, done.stderr
@@ -164,20 +164,20 @@ def test_any_algorithm_learns_on_any_task_and_is_scored(
     assert len({policy.read_bytes() for policy in policies}) == len(seeds)
 
 
-def test_a_memory_holds_what_the_expert_did(demos: Path) -> None:
+def test_a_replay_buffer_holds_the_demonstrations(demos: Path) -> None:
     setting = config.Setting(ENV, "sac", True, "sparse", 1000, 0)
     envs = agent.make_envs(setting)
-    memory: Any = agent.make_model(setting, envs, demos, 2).replay_buffer
+    buffer: Any = agent.make_model(setting, envs, demos, 2).replay_buffer
     with DemoFile(demos) as file:
         both = [file[index] for index in range(2)]
     count = sum(map(len, both))
-    assert memory.pos == count
+    assert buffer.pos == count
     rewards = np.concatenate([demo.rewards for demo in both])
-    assert np.array_equal(memory.rewards[:count, 0], rewards)
+    assert np.array_equal(buffer.rewards[:count, 0], rewards)
     goals = np.concatenate([demo.obs["goal"][:-1] for demo in both])
-    assert np.array_equal(memory.observations["desired_goal"][:count, 0, :2], goals)
+    assert np.array_equal(buffer.observations["desired_goal"][:count, 0, :2], goals)
     proprioception = np.concatenate([demo.obs["agent_pos"][1:] for demo in both])
-    assert np.array_equal(memory.next_observations["observation"][:count, 0, :20], proprioception)
+    assert np.array_equal(buffer.next_observations["observation"][:count, 0, :20], proprioception)
     envs.close()
 
 
@@ -185,13 +185,13 @@ def test_a_memory_holds_what_the_expert_did(demos: Path) -> None:
     ("words", "why"),
     [
         (("--env", "KomoPull-v0"), "KomoPull-v0: no such environment"),
-        (("--algo", "ppo", "--her"), "--her: ppo has no memory; expected sac or tqc"),
+        (("--algo", "ppo", "--her"), "--her: ppo has no replay buffer; expected sac or tqc"),
         (("--steps", 0), "--steps 0: expected 1 to"),
-        (("--looks", 0), "--looks 0: expected 1 to 240"),
+        (("--n-evals", 0), "--n-evals 0: expected 1 to 240"),
         (("--seeds", 1, 1), "--seeds (1, 1): expected different seeds"),
         (("--demos", "none.h5"), "none.h5: expected a file of demonstrations; there is none"),
         (("--demos", "DEMOS", "--env", "KomoShelf-v0"), "is of KomoPush-v0; expected KomoShelf-v0"),
-        (("--demos", "DEMOS", "--episodes", 4), "--episodes 4: "),
+        (("--demos", "DEMOS", "--num-demos", 4), "--num-demos 4: "),
         (("--her",), "holds a training with other her: False there, True here"),
     ],
 )
@@ -207,7 +207,7 @@ def test_what_is_wrong_is_one_line(
     extra = [str(demos) if word == "DEMOS" else word for word in words]
     if "--env" in extra:
         del given["--env"]
-    for option in ("--steps", "--looks"):
+    for option in ("--steps", "--n-evals"):
         if option in extra:
             del given[option]
     named = [part for pair in given.items() for part in pair]

@@ -27,12 +27,13 @@ from policies.spec import PRETRAINED
 from policies.student import obstacle_map
 from policies.student.checkpoint import load_checkpoint
 from policies.student.config import make
-from policies.student.network import direction
+from policies.student.features import features_of
+from policies.student.geometry import direction
 from policies.student.policy import load_student
-from policies.training.data import layout_of, load_frames, open_layout
+from policies.training.data import load_frames, open_features
 from policies.training.learner import Learner
 
-TINY = ("--steps", 10, "--validation", 1, "--episodes", 3)
+TINY = ("--steps", 10, "--n-eval-episodes", 1, "--num-demos", 3)
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +68,9 @@ def learner(demos: Path, seed: int = 0, **options: Any) -> Learner:
     chosen = {"encoder": "resnet18", "modality": "rgb", "head": "transformer", **options}
     architecture, training = make("light", **chosen)
     modality = None if architecture.encoder == "state" else architecture.modality
-    layout = open_layout([demos], chosen.get("control_mode"))
-    frames = load_frames([demos], layout, modality, architecture.context)
-    return Learner(architecture, training, frames, layout, seed)
+    features = open_features([demos], chosen.get("control_mode"))
+    frames = load_frames([demos], features, modality, architecture.n_obs_steps)
+    return Learner(architecture, training, frames, features, seed)
 
 
 @pytest.mark.parametrize(
@@ -79,24 +80,24 @@ def learner(demos: Path, seed: int = 0, **options: Any) -> Learner:
         ("shelf", {"encoder": "state", "head": "act"}),
         ("push", {"encoder": "state", "head": "diffusion", "denoiser": "transformer"}),
         ("shelf", {"encoder": "state", "head": "diffusion", "denoiser": "unet"}),
-        ("push", {"modality": "rgb", "readout": "grid"}),
-        ("shelf", {"modality": "rgb", "readout": "softmax", "features": False}),
-        ("shelf", {"modality": "depth", "readout": "grid", "map_encoder": True}),
-        ("push", {"modality": "depth", "readout": "softmax"}),
-        ("shelf", {"modality": "depth", "readout": "pool"}),
+        ("push", {"modality": "rgb", "pooling": "grid"}),
+        ("shelf", {"modality": "rgb", "pooling": "spatial_softmax", "use_image_features": False}),
+        ("shelf", {"modality": "depth", "pooling": "grid", "map_encoder": True}),
+        ("push", {"modality": "depth", "pooling": "spatial_softmax"}),
+        ("shelf", {"modality": "depth", "pooling": "average"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())),
 )
 def test_a_batch_is_learned_by_heart(demos, task, options):
-    trained = learner(demos[task], clips=4, colour=0.0, depth_noise=0.0, **options)
-    batch = trained.draw(np.random.default_rng(0))
-    optimiser = torch.optim.AdamW(trained.student.parameters(), 1e-3)
+    trained = learner(demos[task], batch_size=4, color_jitter=0.0, depth_noise=0.0, **options)
+    batch = trained.sample(np.random.default_rng(0))
+    optimizer = torch.optim.AdamW(trained.student.parameters(), 1e-3)
     errors = []
     for _ in range(150):
         losses = trained.losses(batch)
-        optimiser.zero_grad()
-        (losses.actions + losses.estimate).backward()
-        optimiser.step()
+        optimizer.zero_grad()
+        (losses.actions + losses.state).backward()
+        optimizer.step()
         errors.append(float(losses.actions.detach()))
     assert np.mean(errors[-10:]) < 0.3 * np.mean(errors[:5])
 
@@ -109,34 +110,38 @@ def test_images_that_are_too_small_are_refused(tmp_path, command):
     assert "--demos: have images of side 32; expected 48 or more" in done.stderr
 
 
-def test_the_things_around_are_known_in_any_order(demos):
-    trained = learner(demos["shelf"], encoder="state", clips=4)
-    batch = trained.draw(np.random.default_rng(0))
+def test_obstacles_are_known_in_any_order(demos):
+    trained = learner(demos["shelf"], encoder="state", batch_size=4)
+    batch = trained.sample(np.random.default_rng(0))
     state, goal = batch.state.flatten(0, 1), batch.goal.flatten(0, 1)
-    (count, size), student = trained.layout.alike, trained.student
+    (count, size), student = trained.features.object_slots, trained.student
     assert count == 2
     *own, first, second = state.split([state.shape[1] - 2 * size, size, size], 1)
     assert first.ne(second).any()
-    # What an estimate is compared with.
-    truth, exchanged = student.chart(state), student.chart(torch.cat([*own, second, first], 1))
+    # The target of the prediction.
+    truth, exchanged = (
+        student.target_map(state),
+        student.target_map(torch.cat([*own, second, first], 1)),
+    )
     assert torch.equal(truth, exchanged)
-    assert obstacle_map.error(torch.logit(truth.clamp(1e-6, 1 - 1e-6)), truth) < 1e-3
-    assert obstacle_map.error(torch.logit(truth.roll(1, 1).clamp(1e-6, 1 - 1e-6)), truth) > 0.1
-    mean, deviation = (part[student.known :][:2] for part in student.state_scale.parts())
+    assert obstacle_map.loss(torch.logit(truth.clamp(1e-6, 1 - 1e-6)), truth) < 1e-3
+    assert obstacle_map.loss(torch.logit(truth.roll(1, 1).clamp(1e-6, 1 - 1e-6)), truth) > 0.1
+    normalizer, start = student.state_normalizer, student.object_state_size
+    mean, std = (part[start : start + 2] for part in (normalizer.mean, normalizer.std))
     ahead = direction(goal[:, :2] - state[:, :2])
-    # The first place is so far behind the start and to the right of it, in the mean cell's size.
-    cell = (2 * obstacle_map.SPAN * deviation / (obstacle_map.CELLS - 1)).mean()
+    # The first sample is so far behind the start and to the right of it, in the mean cell's size.
+    cell = (2 * obstacle_map.SPAN * std / (obstacle_map.CELLS - 1)).mean()
     left = torch.stack([-ahead[:, 1], ahead[:, 0]], -1)
-    start = first[:, :2] - cell * (obstacle_map.AHEAD[0] * ahead + obstacle_map.ASIDE[0] * left)
-    assert obstacle_map.read(truth, start, ahead, mean, deviation)[:, 0].min() > 0.6
+    start = first[:, :2] - cell * (obstacle_map.AHEAD[0] * ahead + obstacle_map.LATERAL[0] * left)
+    assert obstacle_map.sample_along(truth, start, ahead, mean, std)[:, 0].min() > 0.6
 
 
-def test_what_reads_the_map_is_not_disturbed_by_the_rest(demos):
-    trained = learner(demos["shelf"], clips=2, map_encoder=True)
-    student, batch = trained.student, trained.draw(np.random.default_rng(0))
+def test_the_map_encoder_learns_from_the_map_alone(demos):
+    trained = learner(demos["shelf"], batch_size=2, map_encoder=True)
+    student, batch = trained.student, trained.sample(np.random.default_rng(0))
     parts = (batch.images, batch.agent_pos, batch.goal, batch.state)
     images, agent_pos, goal, state = (part.flatten(0, 1) for part in parts)
-    _, estimate = student.tokens(images, agent_pos, goal)
+    _, prediction = student.tokens(images, agent_pos, goal)
     names, parameters = zip(*student.named_parameters(), strict=True)
 
     def learns(error: torch.Tensor) -> set[str]:
@@ -144,16 +149,16 @@ def test_what_reads_the_map_is_not_disturbed_by_the_rest(demos):
         moved = zip(names, gradients, strict=True)
         return {name.split(".")[0] for name, gradient in moved if gradient is not None}
 
-    assert learns(obstacle_map.error(estimate.chart, student.chart(state))) == {
+    assert learns(obstacle_map.loss(prediction.obstacle_logits, student.target_map(state))) == {
         "map_encoder",
         "surveyor",
     }
-    assert learns(estimate.own.sum()) == {"encoder", "estimator"}
+    assert learns(prediction.object_state.sum()) == {"encoder", "estimator"}
 
 
 def test_a_seed_decides_the_weights(demos):
     def weights(seed: int) -> dict[str, torch.Tensor]:
-        trained = learner(demos["shelf"], seed, clips=2)
+        trained = learner(demos["shelf"], seed, batch_size=2)
         for _ in range(3):
             trained.advance()
         return trained.averaged.state_dict()
@@ -180,7 +185,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
     assert ours.read_bytes() == theirs.read_bytes()
     assert not (tmp_path / "seed0" / "state.pt").exists()
     # Other options are another student.
-    done = command(*words, "--context", 2)
+    done = command(*words, "--n-obs-steps", 2)
     assert done.returncode == 2
     assert "architecture" in done.stderr
     assert ours.read_bytes() == theirs.read_bytes()
@@ -193,14 +198,14 @@ def test_where_cameras_stand_exactly_may_differ_from_what_a_student_knows(studen
         env = gym.make("KomoPush-v0", obs_mode="rgb", image_size=48, randomize=randomize)
         obs, _ = env.reset(seed=0)
         assert env.action_space.contains(policy.predict(obs)[0])
-        together[randomize] = layout_of(env.unwrapped, "KomoPush-v0").carried
+        together[randomize] = features_of(env.unwrapped, "KomoPush-v0").camera_pose_varies
         env.close()
     assert together == {"dynamics": False, "visual": True}
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"context": 4, "execute": 8}, {"ensemble": True}],
+    [{}, {"n_obs_steps": 4, "n_action_steps": 8}, {"temporal_ensemble_coeff": 0.01}],
     ids=lambda changes: "-".join(changes) or "as-trained",
 )
 def test_students_act_alike_however_they_are_asked(student, demos, tmp_path, changes):
@@ -237,9 +242,9 @@ def test_students_act_alike_however_they_are_asked(student, demos, tmp_path, cha
 def test_an_ensemble_is_the_mean_of_what_all_chunks_say(student, demos, tmp_path):
     folder = tmp_path / "student"
     shutil.copytree(student, folder)
-    break_card(folder, architecture__execute=1)
+    break_card(folder, architecture__n_action_steps=1)
     every = load_student(folder, "KomoPush-v0")
-    break_card(folder, architecture__ensemble=True)
+    break_card(folder, architecture__temporal_ensemble_coeff=0.01)
     mean = load_student(folder, "KomoPush-v0")
     with DemoFile(demos["push"]) as file:
         obs = file[0].obs
@@ -272,7 +277,7 @@ def test_a_student_is_scored(student, tmp_path, command):
     done = command(*words, "--out", out)
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "result.json").read_text())
-    assert result["policy"]["name"] == "resnet18 rgb, transformer, light (steps 10), seed 0"
+    assert result["policy"]["name"] == "ResNet-18 RGB, transformer, preset light, 10 steps, seed 0"
     assert not result["policy"]["privileged"]
     assert result["policy"]["learning"]["demonstrations"] == 3
     done = command(
@@ -317,12 +322,12 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
     "no JSON": (lambda f: (f / "policy.json").write_text("{"), "policy.json"),
     "foreign": (lambda f: (f / "policy.json").write_text('{"type": "act"}'), "policy.json"),
-    "later version": (lambda f: break_card(f, version=2), "version"),
+    "earlier version": (lambda f: break_card(f, version=1), "version: 1; expected 2"),
     "unknown head": (lambda f: break_card(f, architecture__head="mamba"), "architecture.head"),
     "huge": (lambda f: break_card(f, architecture__layers=10**9), "architecture.layers"),
     "another size": (lambda f: break_card(f, architecture__width=64), "expected shape"),
-    "short scales": (lambda f: break_card(f, scales__goal__mean=[0.0]), "scales.goal"),
-    "no scales": (lambda f: break_card(f, scales={}), "scales"),
+    "short stats": (lambda f: break_card(f, stats__goal__mean=[0.0]), "stats.goal"),
+    "no stats": (lambda f: break_card(f, stats={}), "stats"),
     "cut off": (
         lambda f: (f / "model.safetensors").write_bytes(
             (f / "model.safetensors").read_bytes()[:-1000]
@@ -364,19 +369,19 @@ def test_an_expert_takes_over_from_a_student(student, demos, tmp_path, command):
     words = ("--policy", student, "--out", file, "--episodes", 2, "--first-seed", 500)
     done = command("policies.collect", *words)
     assert done.returncode == 0, done.stderr
-    layout = open_layout([file], None)
-    frames = load_frames([file], layout, "rgb", 4)
-    assert 0 < frames.taught.sum() < len(frames)
+    features = open_features([file], None)
+    frames = load_frames([file], features, "rgb", 4)
+    assert 0 < frames.loss_mask.sum() < len(frames)
     with DemoFile(file) as taken:
         assert [demo.seed for demo in taken] == [500, 501]
-        assert "light" in taken.recipe["student"]
+        assert "preset light" in taken.recipe["student"]
         lengths = [len(demo) - demo.handover for demo in taken if demo.success]
         assert all(demo.handover > 0 for demo in taken)
-        assert frames.taught.sum() == sum(lengths)
+        assert frames.loss_mask.sum() == sum(lengths)
         # One that takes over late may run out of time.
         assert any(demo.success for demo in taken)
     words = ("--demos", demos["push"], file, "--encoder", "state", "--out", tmp_path / "second")
-    done = command("policies.train", *words, *TINY[:4], "--episodes", 3)
+    done = command("policies.train", *words, *TINY)
     assert done.returncode == 0, done.stderr
     card = json.loads((tmp_path / "second" / "seed0" / "policy.json").read_text())
     used = {name: part["demonstrations"] for name, part in card["origin"]["demos"].items()}
@@ -424,10 +429,13 @@ def test_a_student_with_dinov2(demos, backbone, tmp_path, command):
     ("options", "message"),
     [
         (("--demos", "nowhere.h5"), "nowhere.h5: expected a file of demonstrations"),
-        (("--execute", 9), "execute 9: expected at most the chunk, 8"),
+        (("--n-action-steps", 9), "n_action_steps 9: expected at most chunk_size, 8"),
         (("--seeds", 0, 0), "--seeds"),
-        (("--episodes", 5), "--episodes 5: there are 4 demonstrations"),
-        (("--encoder", "dinov2", "--modality", "depth"), "modality depth: DINOv2 sees rgb alone"),
+        (("--num-demos", 5), "--num-demos 5: there are 4 demonstrations"),
+        (
+            ("--encoder", "dinov2", "--modality", "depth"),
+            "modality depth: expected rgb with DINOv2",
+        ),
         (("--encoder", "state", "--map-encoder", "True"), "map_encoder True: expected False"),
         (("--device", "abacus"), "--device abacus"),
         (("--cameras", "wrist"), "--cameras wrist: "),
@@ -448,8 +456,8 @@ def test_what_cannot_be_trained_is_one_clear_error(demos, tmp_path, command, opt
 def test_a_shipped_student_does_as_its_card_says(folder):
     assert sum(file.stat().st_size for file in folder.rglob("*")) < 10e6
     _, card = load_checkpoint(folder)
-    policy = load_student(folder, card.layout.env_id)
-    env = gym.make(card.layout.env_id, **policy.env_options)
+    policy = load_student(folder, card.features.env_id)
+    env = gym.make(card.features.env_id, **policy.env_options)
     solved = sum(successes(policy, env, VALIDATION[:20]))
     env.close()
     rate = card.origin.validation[0] / card.origin.validation[1]

@@ -33,9 +33,9 @@ from benchmark.report import report
 from experts.dataset.format import DemoFile
 from komo_envs.control import ActionError, Controller
 from komo_envs.tasks.push import Push
-from policies.export_onnx import OnnxStudent
 from policies.external import remote
 from policies.student.checkpoint import load_checkpoint
+from policies.student.onnx_student import OnnxStudent
 
 SECONDS, BYTES = 10.0, 3 * 2**30
 """What one input may take, and what the process may take beyond what it has at the start."""
