@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes one row of the students' tables from nothing, with the commands that docs/students.md
-# explains: demonstrations, a first student of states, handovers from it, the student, its score.
-# In a hard environment there is more to see, and one that sees pictures is followed by another,
-# which learns from its handovers, too.
-# What is there already is kept, so rows of one task share their demonstrations, and a run that was
-# stopped goes on.
+# Makes one row of the leaderboard from nothing, with the commands that docs/students.md explains:
+# demonstrations, a first state-based student, interventions in its episodes, the student, its score.
+# In a hard environment a first image-based student is trained, too, and the final one learns from
+# interventions in the episodes of both.
+# Existing files are kept, so rows of one task share their demonstrations, and an interrupted run is
+# resumed.
 #
 #   examples/train_students.sh ENV MODALITY HEAD [SEED]     state, rgb, depth; transformer, diffusion, act
 #   examples/train_students.sh KomoPush-v0 rgb diffusion 1
@@ -18,17 +18,17 @@ env=$1 modality=$2 head=$3 seed=${4:-0}
 python=${PYTHON:-.venv/bin/python}
 student=$env-$modality-$head
 
-of_states=(--encoder state --control-mode ee --steps 1500)
+state_based=(--encoder state --control-mode ee --steps 1500)
 case $modality in
-    state) encoder=("${of_states[@]}") ;;
+    state) encoder=("${state_based[@]}") ;;
     *) encoder=(--modality "$modality") ;;
 esac
 case $modality-$env in
-    rgb-*Hard* | depth-*Hard*) encoder+=(--steps 4500 --features False --map-encoder True) ;;
+    rgb-*Hard* | depth-*Hard*) encoder+=(--steps 4500 --use-image-features False --map-encoder True) ;;
 esac
 
 "$python" -m experts.collect --env "$env" --episodes 1000 --out "demos/$env.h5"
-"$python" -m policies.train --demos "demos/$env.h5" "${of_states[@]}" --out "runs/students/$env-first"
+"$python" -m policies.train --demos "demos/$env.h5" "${state_based[@]}" --out "runs/students/$env-first"
 "$python" -m policies.collect --policy "runs/students/$env-first/seed0" --episodes 500 \
     --out "demos/$env-handovers.h5"
 demos=("demos/$env.h5" "demos/$env-handovers.h5")
