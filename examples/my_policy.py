@@ -22,6 +22,6 @@ class MyPolicy:
     def predict(self, obs, state=None, episode_start=None, deterministic=True):
         """obs: dict of arrays, here pixels (96, 96, 3), agent_pos (20,) and goal (2,)."""
         first_step = state is None or episode_start.any()
-        memory = 0 if first_step else state + 1  # whatever you want to have back next time
+        step = 0 if first_step else state + 1  # any state, which the next call gets back
         over_goal = np.array([*obs["goal"][:2], 0.75], np.float32)
-        return over_goal, memory
+        return over_goal, step

@@ -1,4 +1,4 @@
-"""Policies, and the contract that all of them keep."""
+"""Policies, and the contract that all of them meet."""
 
 from komo_envs.utils.packages import check_packages
 

@@ -12,34 +12,33 @@ from numpy.typing import NDArray
 from komo_envs.utils.foreign_code import ForeignError, foreign_code
 
 ENV_OPTIONS = ("obs_mode", "control_mode", "image_size", "cameras", "shadows")
-"""The options of ``gym.make`` that a policy may ask for: how it sees and acts, not what its task
-is."""
+"""Options of ``gym.make`` that a policy may set: observations and actions, not the task."""
 
 Observation = Mapping[str, Any]
-"""Arrays by name (with several cameras, dicts of arrays under ``pixels`` and ``depth``), each with
-the shape that the observation space says, or with a batch axis B before it."""
+"""Arrays by name; with several cameras, dicts of arrays under ``pixels`` and ``depth``. Each has
+its shape in the observation space, or a batch axis B before it."""
 
 
 class Policy(Protocol):
     """Maps observations to actions.
 
-    A policy may also have the members below. Whoever runs it looks them up, so a model of
-    Stable-Baselines3 is a policy as it stands.
+    A policy may also have the members below. All are optional, so a model of Stable-Baselines3 is a
+    policy as it stands.
 
-    - ``name: str``: what to call it; else the name of its class.
+    - ``name: str``: display name; by default the name of its class.
     - ``env_options: Mapping[str, Any]``: the keyword arguments of ``gym.make`` that its
-      observations and actions ask for, of ``ENV_OPTIONS``; else the environment's defaults.
+      observations and actions need, of ``ENV_OPTIONS``; by default those of the environment.
     - ``sha256: str``: hexadecimal, over all files that it reads besides its own source, such as
       weights. The hash of a policy of a Python file is of that file and of this; without it two
       checkpoints have one hash.
     - ``learning: Mapping[str, Any]``: what it took to train: ``parameters`` and
       ``demonstrations``, numbers, ``minutes``, and ``hardware`` in words.
-    - ``privileged: bool``: whether it sees the state of the simulation, as all do that act in
-      ``obs_mode="state"``. If it has ``attach(env)`` too, that is called once with its environment,
-      before its first episode there: an expert sees the state so.
-    - ``set_random_seed(seed: int)``: called before every episode, so that what the policy draws
-      depends on the episode alone. Whatever else it remembers starts anew at ``episode_start``.
-    - ``failure: str | None``: after an episode, why the policy could not solve it, if it knows.
+    - ``privileged: bool``: whether it observes the state of the simulation, as all do with
+      ``obs_mode="state"``. If it also has ``attach(env)``, that is called once with its
+      environment, before the first episode there: so an expert gets the state.
+    - ``set_random_seed(seed: int)``: called before every episode, so that random numbers of the
+      policy depend on the episode alone. All other state is reset at ``episode_start``.
+    - ``failure: str | None``: after an episode, why the policy failed, if it knows.
     """
 
     def predict(
@@ -54,7 +53,7 @@ class Policy(Protocol):
 
         Args:
             obs: One observation, or a batch of B.
-            state: What the previous call in this episode returned as second value.
+            state: The second value that the previous call in this episode returned.
             episode_start: Booleans (B,), or (1,) for one observation: True where a new episode
                 begins, and ``state`` must be forgotten.
             deterministic: Whether to act without exploration.
@@ -65,10 +64,10 @@ class Policy(Protocol):
 
 
 def env_options_of(policy: Policy) -> dict[str, Any]:
-    """The options of ``gym.make`` that a policy asks for.
+    """The options of ``gym.make`` that a policy sets.
 
     Raises:
-        ValueError: One of them is none that a policy may ask for, or they are no mapping.
+        ValueError: One of them is not in ``ENV_OPTIONS``, or they are no mapping.
     """
     try:
         with foreign_code():

@@ -110,12 +110,12 @@ def recipe_of(card: Card, lab: str | None) -> Recipe:
 
 
 class HandoverRecorder:
-    """Records episodes in which a student acts until a step that is drawn, and then the expert.
+    """Records episodes in which a student acts until a random step, and then the expert.
 
     Args:
-        recipe: Of the demonstrations.
-        folder: Of the student.
-        lab: What the recipe's laboratory has.
+        recipe: Recipe of the demonstrations.
+        folder: Folder of the student.
+        lab: Laboratory of the recipe.
     """
 
     def __init__(self, recipe: Recipe, folder: Path, lab: Lab | None) -> None:

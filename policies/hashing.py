@@ -18,19 +18,19 @@ SOURCES = {"expert": "experts", "random": "policies.baselines", "zero": "policie
 
 
 def hash_policy(spec: str, policy: Policy) -> str:
-    """The sha256 of all that defines a policy's behaviour.
+    """The sha256 of all that defines the behavior of a policy.
 
     For a policy in another process it is the one that its server states. For ``file.py:Class`` it
-    covers that file and the ``sha256`` that the class states, see ``states_hash``; what else the
-    file reads or imports is beyond it. For a model of Stable-Baselines3 it covers the statistics of
-    its VecNormalize, too.
+    covers that file and the ``sha256`` that the class states, see ``states_hash``, but no other
+    file that this one reads or imports. For a model of Stable-Baselines3 it covers the statistics
+    of its VecNormalize, too.
 
     Args:
-        spec: What the policy was loaded from.
+        spec: The spec that the policy was loaded from.
         policy: The policy.
 
     Raises:
-        ValueError: The class states something else.
+        ValueError: The class states no sha256 but something else.
         OSError: A file cannot be read.
     """
     if isinstance(policy, RemotePolicy):
@@ -51,21 +51,20 @@ def hash_policy(spec: str, policy: Policy) -> str:
 
 
 def states_hash(spec: str, policy: Policy) -> bool:
-    """Whether the hash of a policy covers its weights, as far as is known: a Python file has to
-    state their ``sha256``."""
+    """Whether a policy's hash covers its weights: a Python file has to state their ``sha256``."""
     return not split_spec(spec)[1] or getattr(policy, "sha256", None) is not None
 
 
 def combine(hashes: Iterable[str]) -> str:
-    """The sha256 over several, in hexadecimal, in their order."""
+    """The sha256 of several hashes, in their order, in hexadecimal."""
     return hashlib.sha256(b"".join(map(bytes.fromhex, hashes))).hexdigest()
 
 
 def hash_checkpoint(folder: Path) -> str:
-    """The sha256 over both files of a checkpoint, or of its one file.
+    """The sha256 of both files of a checkpoint, or of its only file.
 
     Raises:
-        OSError: One cannot be read.
+        OSError: A file cannot be read.
     """
     files = (folder / CARD, folder / WEIGHTS) if folder.is_dir() else (folder,)
     return combine(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)

@@ -29,9 +29,9 @@ def load_policy(
     Args:
         spec: ``"expert"``, ``"random"`` or ``"zero"``; ``"pretrained:NAME"``; the folder of a
             checkpoint, or a student's ONNX file; ``"file.py:Class"``; a .zip of Stable-Baselines3; ``"tcp://HOST:PORT"``.
-        env_id: A registered id, or ``"module:Id"``; the policy is for its default options, or for
-            those that its ``env_options`` name.
-        trust_code: Whether code of the policy's author may be run.
+        env_id: A registered id, or ``"module:Id"``. The policy is for its default options, or for
+            those in its ``env_options``.
+        trust_code: Whether code of the author of the policy may be run.
         device: PyTorch device of a checkpoint.
         sb3: How a model of Stable-Baselines3 was trained; ignored by others.
 
@@ -39,7 +39,7 @@ def load_policy(
         ValueError: There is no such policy, or none for this environment, or it has code that is
             not trusted, or it does not compute on the device.
         OSError: A file of a checkpoint cannot be read.
-        ImportError: What it takes is not installed.
+        ImportError: A library that the policy needs is not installed.
     """
     check_spec(spec, trust_code)
     path, class_name = split_spec(spec)
@@ -88,7 +88,7 @@ def learned_env(spec: str, trust_code: bool = False) -> str | None:
         ValueError: There is no such policy, or the environment is another module's and code is not
             trusted.
         OSError: A file cannot be read.
-        ImportError: What it takes to read the policy is not installed.
+        ImportError: A library that the policy needs is not installed.
     """
     check_spec(spec, trust_code)
     path, _ = split_spec(spec)
@@ -112,11 +112,11 @@ def learned_env(spec: str, trust_code: bool = False) -> str | None:
 def training_of(path: Path) -> dict[str, str]:
     """The name of a policy and the id of its environment, as policies.train_rl wrote them.
 
-    The dict is empty for a policy that something else has trained.
+    The dict is empty for a policy of another training.
 
     Raises:
         ValueError: The file beside the policy is damaged.
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     file = path.parent / TRAINING
     if path.name != "policy.zip" or not file.exists():

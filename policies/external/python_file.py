@@ -1,6 +1,4 @@
-"""Policies of a Python file. Loading one runs what its author wrote, so it is done only if the user
-has said so.
-"""
+"""Policies in Python files. Loading one runs code of its author, so the user has to allow it."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ def load_python(path: Path, class_name: str, env_id: str) -> Policy:
     """Make ``Class(env_id)`` of a Python file.
 
     Raises:
-        ValueError: The file cannot be run, has no such class, or it makes no policy.
+        ValueError: The file cannot be run, or has no such class, or the class is no policy.
     """
     name = f"komo_policy_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -39,19 +37,19 @@ def load_python(path: Path, class_name: str, env_id: str) -> Policy:
 
 
 _beside: dict[str, Path] = {}
-"""The modules that policy files have imported from their own folders, by name."""
+"""Folders of the modules that policy files have imported from beside them, by module name."""
 
 
 @contextlib.contextmanager
 def _importing_beside(path: Path) -> Iterator[None]:
-    """Inside, a policy file imports the modules beside it before others of their names.
+    """Context in which a policy file imports the modules beside it first.
 
-    Afterwards it imports them after others: what it imports late is found, and nothing of ours
-    that is imported late is taken for it.
+    Afterwards its folder is last in the search path: its late imports are found, and do not shadow
+    ours.
 
     Raises:
-        ImportError: Beside the file of another policy, which is loaded already, was a module of the
-            same name. Python would let both have that one.
+        ImportError: The file of another policy, which is loaded already, has imported a module of
+            the same name from beside it, which Python would give to both.
     """
     folder = path.resolve().parent
 

@@ -1,10 +1,9 @@
 """A policy in another process, or on another machine, over TCP.
 
-So a policy whose dependencies fit no other runs in its own environment;
-``examples/policy_server.py`` is a server to copy. A message is its length in bytes, four of them,
-the most significant first, and so many bytes of MessagePack: a map. An array in it is a map of
-``dtype``, ``shape`` and ``data``, its numbers in C order. The client asks, the server answers
-each:
+A policy whose dependencies conflict with others runs in its own Python environment so;
+``examples/policy_server.py`` is a server to copy. A message is its length (four bytes, big-endian)
+and so many bytes of MessagePack: a map. An array in it is a map of ``dtype``, ``shape`` and
+``data``, the elements in C order. The server answers each request of the client:
 
 =================================================  ===============================================
 ``{"type": "hello", "version": 1, "env": ID}``     ``{"type": "hello", "version": 1, "name": ...,
@@ -15,7 +14,7 @@ each:
 "start": whether an episode begins}``
 =================================================  ===============================================
 
-or ``{"type": "error", "message": ...}``. What comes is checked, and nothing in it is ever run.
+or ``{"type": "error", "message": ...}``. Messages are checked, and never executed.
 """
 
 from __future__ import annotations
@@ -36,24 +35,24 @@ from policies.spec import REMOTE
 
 VERSION = 1
 MAX_BYTES = 2**26
-"""Of a message: more is refused before it is read."""
+"""Size limit of a message; a longer one is refused before it is read."""
 DTYPES = ("bool", "uint8", "uint16", "int32", "int64", "float32", "float64")
 HELLO_SECONDS = 10.0
 
 
 class RemoteError(RuntimeError):
-    """The other side said that something is wrong, or what nobody understands, or nothing."""
+    """The server reported an error, or sent an invalid message, or none."""
 
 
 class RemotePolicy:
-    """A policy that a server runs.
+    """A policy on a server.
 
     Args:
         address: ``"tcp://HOST:PORT"``.
-        env_id: Where it is to act.
+        env_id: The env in which the policy will act.
 
     Raises:
-        ValueError: There is no server, or none of such policies.
+        ValueError: There is no server, or it sends no valid answer.
     """
 
     def __init__(self, address: str, env_id: str) -> None:
@@ -62,13 +61,13 @@ class RemotePolicy:
             self._socket = socket.create_connection(split(address), timeout=HELLO_SECONDS)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             hello = self._ask({"type": "hello", "version": VERSION, "env": env_id}, "hello")
-            self._socket.settimeout(None)  # how long an episode may take is limited elsewhere
+            self._socket.settimeout(None)  # episodes have a time limit elsewhere
             self.name, self.sha256, self.privileged, self.env_options = read_hello(hello)
         except (OSError, RemoteError) as error:
             raise ValueError(f"policy {address}: {error}") from error
 
     def set_random_seed(self, seed: int) -> None:
-        """Before every episode."""
+        """Seed the policy, before every episode."""
         self._ask({"type": "seed", "seed": seed}, "ok")
 
     def predict(
@@ -81,7 +80,7 @@ class RemotePolicy:
         """The action for one observation.
 
         Raises:
-            RemoteError: The server gives none.
+            RemoteError: The server sends no action.
         """
         start = state is None or (episode_start is not None and bool(episode_start.any()))
         asked = {"type": "predict", "observation": encode(obs), "start": start}
@@ -105,7 +104,7 @@ def split(address: str) -> tuple[str, int]:
     """Host and port of ``"tcp://HOST:PORT"``.
 
     Raises:
-        ValueError: It is no such address.
+        ValueError: The address has another form.
     """
     host, colon, port = address.removeprefix(REMOTE).rpartition(":")
     if not (address.startswith(REMOTE) and colon and host and port.isdecimal()):
@@ -114,10 +113,10 @@ def split(address: str) -> tuple[str, int]:
 
 
 def read_hello(hello: Mapping[str, Any]) -> tuple[str, str, bool, dict[str, Any]]:
-    """Name, hash, whether privileged, and options, of a server's first answer.
+    """Name, sha256, ``privileged`` and ``env_options`` in a server's first answer.
 
     Raises:
-        RemoteError: It is not as it should be.
+        RemoteError: A field is invalid.
     """
     name, sha256, options = hello.get("name"), hello.get("sha256"), hello.get("env_options", {})
     if hello.get("version") != VERSION:
@@ -138,7 +137,7 @@ def send(connection: socket.socket, message: Mapping[str, Any]) -> None:
     """Send a message.
 
     Raises:
-        OSError: It cannot be.
+        OSError: The connection failed.
     """
     data = msgpack.packb(message)
     connection.sendall(struct.pack(">I", len(data)) + data)
@@ -148,7 +147,7 @@ def receive(connection: socket.socket) -> dict[str, Any]:
     """The next message.
 
     Raises:
-        RemoteError: It is too long, or none.
+        RemoteError: The message is too long, or invalid.
         OSError: The connection failed.
     """
     (length,) = struct.unpack(">I", _exactly(connection, 4))
@@ -171,7 +170,7 @@ def unpack(data: bytes) -> dict[str, Any]:
     """The message in ``data``.
 
     Raises:
-        RemoteError: There is none.
+        RemoteError: The bytes are no message.
     """
     try:
         message = msgpack.unpackb(data, max_ext_len=0, strict_map_key=True)
@@ -183,7 +182,7 @@ def unpack(data: bytes) -> dict[str, Any]:
 
 
 def encode(obs: Mapping[str, Any]) -> dict[str, Any]:
-    """An observation of arrays, and of dicts of such, as it goes into a message."""
+    """An observation, of arrays and dicts of arrays, as part of a message."""
     return {
         key: encode(value) if isinstance(value, Mapping) else encode_array(np.asarray(value))
         for key, value in obs.items()
@@ -191,7 +190,7 @@ def encode(obs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode_array(array: NDArray[Any]) -> dict[str, Any]:
-    """An array as it goes into a message."""
+    """An array as part of a message."""
     return {"dtype": array.dtype.name, "shape": list(array.shape), "data": array.tobytes()}
 
 
@@ -199,7 +198,7 @@ def decode_array(value: Any) -> NDArray[Any]:
     """The array in a message.
 
     Raises:
-        RemoteError: There is none.
+        RemoteError: The value is no array.
     """
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data"}:
         raise RemoteError(f"{value!r:.80}: expected an array: dtype, shape and data")

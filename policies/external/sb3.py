@@ -1,6 +1,6 @@
-"""Models of Stable-Baselines3, and how they were trained, where their spaces do not say it.
+"""Models of Stable-Baselines3, and the options of their training that spaces do not tell.
 
-Loading one, or the statistics of its VecNormalize, runs what its author wrote: both are pickles.
+Loading one, or the statistics of its VecNormalize, runs code of its author: both are pickles.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gymnasium import spaces
 
 import komo_envs  # noqa: F401  (registers the environments)
 from komo_envs.control import CONTROL_MODES
-from komo_envs.env import OBS_MODES, KomoEnv
+from komo_envs.env import OBS_MODES, unwrap
 from komo_envs.utils.foreign_code import ForeignError, foreign_code
 
 ALGORITHMS = {
@@ -27,12 +27,12 @@ ALGORITHMS = {
     "stable_baselines3.td3": ("stable_baselines3:TD3", "TD3 or DDPG"),
     "sb3_contrib.tqc": ("sb3_contrib:TQC", "TQC"),
 }
-"""The algorithms with continuous actions, by the package of their policies: what loads them, and
-their names. Two algorithms that share a kind of policy cannot be told apart by the file."""
+"""The algorithms with continuous actions, by the package of their policies: their classes,
+and their names. The file cannot tell apart algorithms that share a class of policies."""
 NONE = "none"
-"""The value of ``--vec-normalize`` for a model that saw observations as they are."""
+"""Value of ``--vec-normalize`` for a model trained without VecNormalize."""
 TRAINED_IN = "trained_in"
-"""The attribute with which a model itself says how it was trained: a dict of ``SB3Options``."""
+"""Attribute of a model that says how it was trained: a dict of ``SB3Options``."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,19 @@ class SB3Options:
     rescale_action: bool = False
     """It was trained under gymnasium.wrappers.RescaleAction."""
     vec_normalize: str | None = None
-    """The statistics file of its VecNormalize (vecnormalize.pkl), or none if it saw observations
-    as they are."""
+    """The statistics file of its VecNormalize (vecnormalize.pkl), or none if it had none."""
 
 
 class SB3Policy:
     """A Stable-Baselines3 model, and how it was trained.
 
     Args:
-        model: As ``load`` returns it.
+        model: The model of the library.
         env_options: For ``gym.make``, as in the training.
         algorithm: Its name.
         rescale: RescaleAction around an env of the model's control mode, if it was trained so.
         statistics: The VecNormalize of its training, if there was one.
-        statistics_sha256: Of its file.
+        statistics_sha256: Hash of the file of the statistics.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class SB3Policy:
 
     @property
     def trained_in(self) -> dict[str, Any]:
-        """How it was trained, as a result says it: the options, and the statistics' sha256."""
+        """Options of the training, as in a result, with the sha256 of the statistics."""
         said = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in self.env_options.items()
@@ -108,7 +107,7 @@ class SB3Policy:
 
 
 def check_stated(specs: Iterable[str], stated: SB3Options) -> None:
-    """Refuse options for a model where there is none.
+    """Refuse options for a model of Stable-Baselines3 where there is none.
 
     Raises:
         ValueError: No policy is a .zip of Stable-Baselines3.
@@ -123,10 +122,10 @@ def check_stated(specs: Iterable[str], stated: SB3Options) -> None:
 
 
 def options_of(trained_in: dict[str, Any], vec_normalize: str | None) -> SB3Options:
-    """The options that a result was played with.
+    """The options of a model in a result.
 
     Args:
-        trained_in: Of the result.
+        trained_in: ``trained_in`` of the result.
         vec_normalize: The statistics file, if one is given.
     """
     said: dict[str, Any] = dict(trained_in)
@@ -143,19 +142,19 @@ def options_of(trained_in: dict[str, Any], vec_normalize: str | None) -> SB3Opti
 
 
 def load_sb3(path: Path, env_id: str, stated: SB3Options | None = None) -> SB3Policy:
-    """A model that ``save`` of Stable-Baselines3 has written.
+    """Load a model that Stable-Baselines3 has saved.
 
-    Nothing is guessed: how it was trained is what its spaces prove, what the model says itself, and
-    what is stated.
+    Nothing is guessed: the options of its training follow from its spaces, its own attribute, and
+    the options that the user states.
 
     Args:
         path: The .zip.
-        env_id: Where it is to act.
-        stated: How it was trained, as far as the user says it.
+        env_id: The env in which the policy will act.
+        stated: Options that the user states.
 
     Raises:
-        ValueError: It is no model, was trained with other spaces than this env's, or something is
-            missing of how it was trained, or is stated wrongly.
+        ValueError: The file is no model, or of other spaces than this env has, or an option is
+            missing or wrong.
         ImportError: Stable-Baselines3 is not installed.
     """
     model, algorithm, said = _load_model(path)
@@ -167,7 +166,7 @@ def load_sb3(path: Path, env_id: str, stated: SB3Options | None = None) -> SB3Po
 
 
 def _load_model(path: Path) -> tuple[Any, str, Any]:
-    """The model, the name of its algorithm, and what it says of its training."""
+    """The model, the name of its algorithm, and its own options of the training."""
     from stable_baselines3.common.save_util import load_from_zip_file
 
     try:
@@ -176,13 +175,13 @@ def _load_model(path: Path) -> tuple[Any, str, Any]:
             assert data is not None
             module = data["policy_class"].__module__
             loader, name = ALGORITHMS[module.rpartition(".")[0]]
-            # To act it needs no memory of what it has seen, which may be larger than the machine's.
-            memory: dict[str, Any] = {
+            # Without its replay buffer, which may not fit into the memory.
+            no_buffer: dict[str, Any] = {
                 "buffer_size": 1,
                 "replay_buffer_class": None,
                 "replay_buffer_kwargs": {},
             }
-            model = pkgutil.resolve_name(loader).load(path, device="cpu", **memory)
+            model = pkgutil.resolve_name(loader).load(path, device="cpu", **no_buffer)
     except ForeignError as error:
         names = ", ".join(name for _, name in ALGORITHMS.values())
         raise ValueError(f"policy {path}: no model of {names}: {error}") from error
@@ -190,7 +189,7 @@ def _load_model(path: Path) -> tuple[Any, str, Any]:
 
 
 def _merge(path: Path, said: Any, stated: SB3Options) -> SB3Options:
-    """Options that the model itself states, and those that the user states."""
+    """Options in the model itself, with those that the user states."""
     try:
         merged = SB3Options(**said)
     except TypeError as error:
@@ -209,10 +208,10 @@ def _merge(path: Path, said: Any, stated: SB3Options) -> SB3Options:
 
 
 def _match(path: Path, env_id: str, model: Any, algorithm: str, stated: SB3Options) -> SB3Policy:
-    """The policy, if all that it takes is proven or stated.
+    """The policy, if all options are proven or stated.
 
     Raises:
-        ValueError: It is not.
+        ValueError: One is missing or wrong.
     """
     missing: list[str] = []
     statistics = sha256 = None
@@ -220,10 +219,10 @@ def _match(path: Path, env_id: str, model: Any, algorithm: str, stated: SB3Optio
         missing.append(_ask_for_statistics(path))
     elif stated.vec_normalize != NONE:
         statistics, sha256 = _load_statistics(Path(stated.vec_normalize))
-    seen = _find_observation(env_id, model.observation_space, statistics, stated)
-    if len(seen) > 1:
-        missing.append(" or ".join(_option("cameras", one["cameras"]) for one in seen))
-    if "shadows" in seen[0] and stated.shadows is None:
+    found = _find_observation(env_id, model.observation_space, statistics, stated)
+    if len(found) > 1:
+        missing.append(" or ".join(_option("cameras", one["cameras"]) for one in found))
+    if "shadows" in found[0] and stated.shadows is None:
         missing.append("--shadows yes or --shadows no")
     modes, equal = _find_control(env_id, model.action_space, stated)
     if len(modes) > 1 or not (stated.rescale_action or modes[0] in equal):
@@ -231,7 +230,7 @@ def _match(path: Path, env_id: str, model: Any, algorithm: str, stated: SB3Optio
         missing.append(" or ".join(_option("control_mode", m) + rescaled[m] for m in modes))
     if missing:
         raise ValueError(f"its spaces do not say how it was trained; state {'; '.join(missing)}")
-    options = {**seen[0], "control_mode": modes[0]}
+    options = {**found[0], "control_mode": modes[0]}
     rescale = None
     if stated.rescale_action:
         env = gym.make(env_id, disable_env_checker=True, **options)
@@ -241,7 +240,7 @@ def _match(path: Path, env_id: str, model: Any, algorithm: str, stated: SB3Optio
 
 
 def _ask_for_statistics(path: Path) -> str:
-    # Where rl-zoo3 puts them is beside the model, or in the folder of the env's name.
+    # rl-zoo3 puts them beside the model, or in a folder named as the env.
     found = [*path.parent.glob("vecnormalize.pkl"), *path.parent.glob("*/vecnormalize.pkl")]
     file = found[0] if found else "FILE"
     return f"--vec-normalize {file} or --vec-normalize {NONE}"
@@ -251,7 +250,7 @@ def _load_statistics(file: Path) -> tuple[Any, str]:
     """The VecNormalize that a file holds, and the file's sha256.
 
     Raises:
-        ValueError: It holds none.
+        ValueError: The file holds no VecNormalize.
     """
     from stable_baselines3.common.vec_env import VecNormalize
 
@@ -270,18 +269,18 @@ def _load_statistics(file: Path) -> tuple[Any, str]:
 def _find_observation(
     env_id: str, space: spaces.Space[Any], statistics: Any, stated: SB3Options
 ) -> list[dict[str, Any]]:
-    """The options of ``gym.make`` with which the env has a model's observation space; they differ
-    in the camera alone.
+    """Options of ``gym.make`` with which the env has a model's observation space.
+
+    Several differ in the camera alone.
 
     Raises:
-        ValueError: There are none, or what is stated is otherwise.
+        ValueError: There are none, or the stated options contradict them.
     """
     size = _image_size(space)
     found, others = [], []
     for obs_mode, keys in OBS_MODES.items():
         env = gym.make(env_id, disable_env_checker=True)
-        assert isinstance(env.unwrapped, KomoEnv)
-        names = [camera.name for camera in env.unwrapped.task.cameras] if keys else [None]
+        names = [camera.name for camera in unwrap(env).task.cameras] if keys else [None]
         env.close()
         for name in names:
             options: dict[str, Any] = {"obs_mode": obs_mode}
@@ -330,8 +329,9 @@ def _find_observation(
 def _find_control(
     env_id: str, space: spaces.Space[Any], stated: SB3Options
 ) -> tuple[list[str], list[str]]:
-    """The control modes that a model may have acted in, and those of them whose action space is
-    the model's own; in the others it acted under RescaleAction.
+    """Control modes that a model may have been trained in, and those that have its action space.
+
+    In the others it acted under RescaleAction.
 
     Raises:
         ValueError: There are none.
@@ -343,7 +343,7 @@ def _find_control(
         env.close()
     equal = [mode for mode, box in boxes.items() if box == space]
     modes = list(equal)
-    # RescaleAction has other bounds; those of a task are proof of the mode that they are of.
+    # RescaleAction has other bounds; those of a task prove its control mode.
     if isinstance(space, spaces.Box) and space.is_bounded():
         usual = len({*space.low.flat}) == len({*space.high.flat}) == 1
         if usual or not equal:
@@ -404,7 +404,7 @@ def _channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
 
 
 def _option(name: str, value: Any) -> str:
-    """An option as it is given on the command line."""
+    """An option as on the command line."""
     option = f"--{name.replace('_', '-')}"
     return option if value is True else f"{option} {_words(value)}"
 

@@ -299,7 +299,7 @@ def restore(setting: Setting, envs: VecEnv, path: Path) -> tuple[BaseAlgorithm, 
         torch.set_rng_state(torch_state)
         return model, state["progress"]
     except Exception as error:  # of any kind, from pickle's depths
-        raise ValueError(f"{path}: cannot go on from here: {error}") from error
+        raise ValueError(f"{path}: cannot resume from here: {error}") from error
 
 
 def train(job: Job, report: Reporter) -> None:

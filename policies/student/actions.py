@@ -15,7 +15,7 @@ from policies.student.geometry import direction
 
 @dataclass(frozen=True)
 class ActionEncoding:
-    """What a network predicts in place of the actions themselves.
+    """The form in which a network predicts actions.
 
     Training encodes the actions of demonstrations, in NumPy; acting decodes those of the network,
     in PyTorch. Shapes: B batch, N chunk, A action, P proprioception.

@@ -22,7 +22,7 @@ class Architecture:
 
     encoder: Encoder
     modality: Modality
-    """Of the images; ignored by a state encoder."""
+    """Modality of the images; ignored by a state encoder."""
     head: HeadName
     backbone: str = ""
     """DINOv2 model: a folder, or a name on the Hugging Face hub."""

@@ -16,7 +16,7 @@ from komo_envs.utils.extras import missing
 from policies.student.encoders import spatial_softmax
 
 MEAN = (0.485, 0.456, 0.406)
-"""Of ImageNet's channels, which the backbone was trained with."""
+"""Mean and standard deviation of ImageNet's channels, as in the training of the backbone."""
 STD = (0.229, 0.224, 0.225)
 
 

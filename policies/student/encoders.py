@@ -16,7 +16,7 @@ MIN_IMAGE_SIZE = 48
 """Pixels. In smaller images the kernels of the last stage lie partly beside the image, and oneDNN
 leaves gradients of such parts in bfloat16 as they were in memory, NaN at times."""
 CHANNELS_PER_GROUP = 8
-"""Of GroupNorm, which depends on no other image of the batch, as BatchNorm does."""
+"""Group size of GroupNorm, which, unlike BatchNorm, does not mix the images of a batch."""
 
 
 class ResNet18(nn.Module):

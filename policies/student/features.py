@@ -109,6 +109,6 @@ class DatasetStats:
     goal: Stats
     state: Stats
     actions: Stats
-    """Of encoded chunks (N, A), see ``ActionEncoding``."""
+    """Statistics of encoded chunks (N, A), see ``ActionEncoding``."""
     depth: Stats
-    """Of depth in m, ()."""
+    """Statistics of depth, m: ()."""

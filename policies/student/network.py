@@ -36,7 +36,7 @@ class Losses:
 
     actions: Tensor
     state: Tensor
-    """Of the predicted state, see ``Student.state_loss``."""
+    """Error of the predicted state, see ``Student.state_loss``."""
 
 
 class StatePrediction(NamedTuple):

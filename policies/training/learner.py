@@ -154,7 +154,7 @@ class Learner:
             self.step = int(state["step"])
             return dict(state["more"])
         except Exception as error:  # of any kind, from pickle's depths
-            raise ValueError(f"{path}: cannot go on from here: {error}") from error
+            raise ValueError(f"{path}: cannot resume from here: {error}") from error
 
 
 def schedule(progress: float) -> float:

@@ -1,4 +1,4 @@
-"""Trainings of several seeds, side by side: a process of one thread each, and what one sees."""
+"""Trainings of several seeds in parallel, a process each, with progress bars."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ from komo_envs.utils.files import check_utf8, check_writable, write_text
 from komo_envs.utils.workers import WorkerError, worker_environment
 
 SETUP = "setup.json"
-"""The file of a training's folder that says what it is."""
+"""File with the setup of a training, in its folder."""
 
 
 class Job(Protocol):
-    """The training of one seed; it can be sent to another process."""
+    """The training of one seed; can be pickled."""
 
     @property
     def seed(self) -> int:
-        """Its own."""
+        """Seed of the training."""
 
     @property
     def steps(self) -> int:
-        """As many as it has."""
+        """Number of steps in all."""
 
     @property
     def outcome(self) -> Path:
-        """The file that is there when it is done."""
+        """The file that is written last."""
 
 
 class Report(NamedTuple):
-    """What a training says of itself while it runs."""
+    """Progress of a training."""
 
     seed: int
     step: int
     text: str
     saved: bool
-    """Whether an interrupted training would go on from this step."""
+    """Whether an interrupted training would resume from this step."""
 
 
 class Reporter(Protocol):
-    """Is told every now and then how a training comes along."""
+    """Receives the progress of a training."""
 
     def __call__(self, step: int, text: str, saved: bool = False) -> None:
-        """Tell of a step.
+        """Report a step.
 
         Args:
-            step: How many are done.
-            text: A line about it, or nothing.
-            saved: Whether an interrupted training would go on from here.
+            step: Number of finished steps.
+            text: A line about the progress, or nothing.
+            saved: Whether an interrupted training would resume from here.
         """
 
 
 def check_seeds(seeds: tuple[int, ...]) -> None:
-    """Refuse seeds that are none.
+    """Refuse invalid seeds.
 
     Raises:
         ValueError: There are none, or two are the same, or one is negative.
@@ -74,16 +74,16 @@ def check_seeds(seeds: tuple[int, ...]) -> None:
 
 
 def check_setup(folder: Path, setup: Mapping[str, Any], outcome: Path) -> None:
-    """Find out whether a folder is new, or holds the same training; if new, say what it is.
+    """Check that a folder is new, or holds a training of the same setup; write the setup if new.
 
     Args:
-        folder: Of the training.
-        setup: What it is, in what JSON knows.
-        outcome: The file that is there when it is done.
+        folder: Folder of the training.
+        setup: Setup of the training, JSON.
+        outcome: The file that the training writes last.
 
     Raises:
-        ValueError: It holds another, or cannot be written to.
-        OSError: It cannot be made.
+        ValueError: The folder holds another training, or cannot be written to.
+        OSError: The folder cannot be made.
     """
     check_utf8("--out", folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def check_setup(folder: Path, setup: Mapping[str, Any], outcome: Path) -> None:
     file = folder / SETUP
     if not file.exists():
         if outcome.exists():
-            raise ValueError(f"--out {folder}: holds a policy of another making")
+            raise ValueError(f"--out {folder}: holds a policy that another command made")
         write_text(file, json.dumps(setup))
         return
     try:
@@ -114,14 +114,14 @@ def train_and_tell(
     out: Path,
     module: str,
 ) -> None:
-    """Train all, and print what became of each; or end the process with one line that says why not.
+    """Train all, and print a summary of each; on an error, exit with one line.
 
     Args:
-        jobs: As for ``train_all``.
-        train: As for ``train_all``.
-        summary: Of a job that is done, in one line.
+        jobs: See ``train_all``.
+        train: See ``train_all``.
+        summary: The outcome of a finished job, in one line.
         out: Folder of all.
-        module: Of the command.
+        module: Module of the command.
     """
     kept: dict[int, int] = {}
     try:
@@ -136,7 +136,7 @@ def train_and_tell(
 
 
 def _rest(jobs: list[Any], kept: Mapping[int, int]) -> str:
-    """Say how far each training is kept, and how to go on."""
+    """Message: the step from which each training would resume, and how."""
     seeds = [
         f"seed {job.seed} is done"
         if job.outcome.exists()
@@ -152,13 +152,13 @@ def train_all(
     module: str,
     kept: dict[int, int],
 ) -> None:
-    """Train all that are not done yet, and show how they come along.
+    """Train all that are not finished, and show their progress.
 
     Args:
-        jobs: Of kind ``Job``.
-        train: ``train(job, report)``, a function of a module.
-        module: Of the command, as its errors begin.
-        kept: Of each seed, the step that its training would go on from, is put in here.
+        jobs: ``Job`` each.
+        train: ``train(job, report)``, a module-level function.
+        module: Module of the command, with which errors begin.
+        kept: Filled with the step from which each seed's training would resume.
 
     Raises:
         WorkerError: One of them failed.
@@ -191,7 +191,7 @@ def train_all(
 
 
 def _run(job: Any, train: Callable[..., None], module: str, reports: Any) -> None:
-    """The life of a training's process; it ends with the command, however that ends."""
+    """Main function of a training's process, which ends with the command, however that ends."""
     parent = multiprocessing.parent_process()
 
     def report(step: int, text: str, saved: bool = False) -> None:
@@ -208,10 +208,10 @@ def _run(job: Any, train: Callable[..., None], module: str, reports: Any) -> Non
 
 @contextlib.contextmanager
 def showing(totals: Mapping[int, int]) -> Iterator[Callable[[Report], None]]:
-    """A bar for each seed on a terminal; lines in a log file.
+    """Progress: a bar for each seed on a terminal, lines in a log file.
 
     Args:
-        totals: Steps by seed.
+        totals: Number of steps by seed.
     """
     bars = Progress(
         TextColumn("{task.description}"),
