@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -136,3 +137,12 @@ def test_python_m_says_what_stands_in_the_way(run, tmp_path):
     assert done.stderr.count("\n") == 1
     assert f"{tmp_path}/experts.py" in done.stderr
     assert "komo-run" in done.stderr
+
+
+def test_contributing_names_files_that_are_there():
+    text = (PROJECT / "CONTRIBUTING.md").read_text()
+    named = re.findall(
+        r"`((?:benchmark|docs|examples|experts|komo_envs|policies|tests)/[^` ]*)`", text
+    )
+    assert len(named) > 40
+    assert [name for name in named if not (PROJECT / name).exists()] == []
