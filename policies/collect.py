@@ -14,8 +14,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.collect import PartRecorder, Parts, check_output, produce
 from experts.dataset.format import Demo
+from experts.dataset.parts import PartRecorder, Parts, check_output, produce
 from experts.dataset.recorder import Recipe, Recorder, lab_of
 from komo_envs.env import unwrap
 from komo_envs.lab import Lab
