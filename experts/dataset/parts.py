@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import h5py
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experts.dataset.card import check_card, summary, write_card
 from experts.dataset.format import Demo, DemoFile, demo_bytes, write_head
 from komo_envs.utils import provenance
 from komo_envs.utils.cli import fail, plain, printing
-from komo_envs.utils.files import lock, replacing, write_text
+from komo_envs.utils.files import replacing
+from komo_envs.utils.progress import ProgressDisplay
+from komo_envs.utils.resume import check_same, open_locked, resume_setup
 from komo_envs.utils.workers import Inline, Pool, WorkerError, Workers
 
 if TYPE_CHECKING:
@@ -83,22 +81,9 @@ def check_output(out: Path, head: dict[str, Any]) -> None:
         raise ValueError(f"--out {out}: expected a name that ends in .h5")
     if out.exists():
         with DemoFile(out) as file:
-            _check_same(out, file.head, head)
+            check_same("--out", out, "demonstrations", file.head, head)
     else:
         check_card("--out", out)
-
-
-def _check_same(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    for name, value in here.items():
-        if there.get(name) != value:
-            old, new = there.get(name), value
-            if isinstance(old, dict):
-                old = {key: part for key, part in old.items() if new.get(key) != part}
-                new = {key: value.get(key) for key in old or value}
-            raise ValueError(
-                f"--out {path}: holds demonstrations with other {name}: {old} there, {new} here; "
-                "choose another file"
-            )
 
 
 class Parts:
@@ -127,34 +112,15 @@ class Parts:
             ValueError: It cannot be written to, holds another collection, or another run writes.
         """
         setup = self.folder / "setup.json"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / "lock").open("wb")
-        except OSError as error:
-            raise ValueError(f"--out {self.out}: cannot be written to: {error.strerror}") from None
-        with file:
-            try:
-                lock(file)
-            except BlockingIOError:
-                raise ValueError(f"--out {self.out}: another run is writing there") from None
-            if setup.exists():
-                _check_same(self.folder, self._read(setup), head)
-            else:
-                names = {file.name for file in self.folder.iterdir()} - {"lock"}
-                if not all(name.startswith(".setup.json.") for name in names):
-                    raise ValueError(f"--out {self.out}: {self.folder} is there, and not ours")
-                write_text(setup, json.dumps(head))
+        with open_locked("--out", self.out, self.folder / "lock"):
+            names = {file.name for file in self.folder.iterdir()} - {"lock"}
+            # A run that was killed at its start has left no more than a scratch file.
+            if not setup.exists() and not all(name.startswith(".setup.json.") for name in names):
+                raise ValueError(f"--out {self.out}: {self.folder} is there, and not ours")
+            resume_setup("--out", self.out, "demonstrations", setup, head)
             for scratch in self.folder.glob(".*"):  # of a process that was killed
                 scratch.unlink(missing_ok=True)
             yield
-
-    def _read(self, setup: Path) -> dict[str, Any]:
-        try:
-            return dict(json.loads(setup.read_text()))
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"--out {self.out}: {setup} is damaged; remove {self.folder} to begin anew"
-            ) from error
 
     def finished(self, seeds: range) -> dict[int, bool]:
         """Success of each finished demonstration, by seed."""
@@ -250,19 +216,23 @@ def _collect(
     """
     done = parts.finished(seeds)
     missing = [RecordingJob(seed) for seed in seeds if seed not in done]
+    bars = head["recipe"]["world"] != "real"  # where an operator is asked at the terminal
     pool: Pool[bool]
-    if head["recipe"]["world"] == "real":  # somebody is asked at the terminal
+    if not bars:
         pool = Inline(partial(make_player, parts.folder))
     elif cluster is None:
         pool = Workers(workers or provenance.usable_cores(), partial(make_player, parts.folder))
     else:
         pool = cluster.workers(cluster.places(workers)[: len(missing)], make_player, parts.folder)
-    alone = head["recipe"]["world"] != "real"  # a bar would be drawn over the question
-    with pool, Progressing(len(seeds), done, alone) as display:
+    count, successes, started = len(done), sum(done.values()), time.monotonic()
+    with pool, ProgressDisplay({"": len(seeds)}, "demonstrations", {"": count}, bars) as display:
         for played in pool.play(missing):
             if played.answer is None:
                 raise WorkerError(f"{played.task}: {played.given_up}")
-            display.add(played.answer)
+            count += 1
+            successes += played.answer
+            pace = 60 * (count - len(done)) / (time.monotonic() - started)
+            display.update("", count, f"{successes / count:.1%} success, {pace:.0f} a minute")
     _assemble(parts.out, seeds, head, parts)
 
 
@@ -285,41 +255,3 @@ def _assemble(out: Path, seeds: range, head: dict[str, Any], parts: Parts) -> No
             with parts.open(seed) as part:
                 part.copy("demo", data, name=f"demo_{index}")  # as it is packed
         write_head(file, head)
-
-
-class Progressing:
-    """A bar on stderr with the success rate, the pace and the time left; lines in a log file."""
-
-    def __init__(self, total: int, done: dict[int, bool], alone: bool) -> None:
-        self._total, self._before = total, len(done)
-        self._count, self._successes = len(done), sum(done.values())
-        self._bar = Progress(
-            TextColumn("Collecting"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not (alone and sys.stderr.isatty()),
-        )
-        self._task = self._bar.add_task("", total=total, completed=len(done), rate="")
-
-    def __enter__(self) -> Progressing:
-        self._started = time.monotonic()
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def add(self, success: bool) -> None:
-        """Count a demonstration."""
-        self._count += 1
-        self._successes += success
-        pace = 60 * (self._count - self._before) / (time.monotonic() - self._started)
-        rate = f"{self._successes / self._count:.1%} success, {pace:.0f} a minute"
-        self._bar.update(self._task, advance=1, rate=rate)
-        done, total = self._count, self._total
-        if self._bar.disable and done * 10 // total > (done - 1) * 10 // total:
-            line = f"{done} of {total} demonstrations, {rate}"
-            print(line, file=sys.stderr, flush=True)
