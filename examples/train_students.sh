@@ -30,15 +30,15 @@ esac
 "$python" -m experts.collect --env "$env" --episodes 1000 --out "demos/$env.h5"
 "$python" -m policies.train --demos "demos/$env.h5" "${state_based[@]}" --out "runs/students/$env-first"
 "$python" -m policies.collect --policy "runs/students/$env-first/seed0" --episodes 500 \
-    --out "demos/$env-handovers.h5"
-demos=("demos/$env.h5" "demos/$env-handovers.h5")
+    --out "demos/$env-interventions.h5"
+demos=("demos/$env.h5" "demos/$env-interventions.h5")
 case $modality-$env in
     rgb-*Hard* | depth-*Hard*)
         "$python" -m policies.train --demos "${demos[@]}" "${encoder[@]}" \
             --head "$head" --seeds "$seed" --out "runs/students/$student-before"
         "$python" -m policies.collect --policy "runs/students/$student-before/seed$seed" \
-            --episodes 500 --first-seed 200000 --out "demos/$student-$seed-handovers.h5"
-        demos+=("demos/$student-$seed-handovers.h5")
+            --episodes 500 --first-seed 200000 --out "demos/$student-$seed-interventions.h5"
+        demos+=("demos/$student-$seed-interventions.h5")
         ;;
 esac
 "$python" -m policies.train --demos "${demos[@]}" "${encoder[@]}" \

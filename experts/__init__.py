@@ -17,12 +17,12 @@ EXPERTS: dict[str, type[Expert]] = {
 """The expert of each task, by the ``task`` that its ids are registered with."""
 
 
-def make_expert(env_id: str, draw_side: bool = False, diverse: bool = False) -> Expert:
+def make_expert(env_id: str, sample_side: bool = False, diverse: bool = False) -> Expert:
     """The expert for a registered env; ``attach`` it to one before use.
 
     Args:
         env_id: A registered id, or ``"module:Id"``.
-        draw_side: See ``Expert``.
+        sample_side: See ``Expert``.
         diverse: See ``Expert``.
 
     Raises:
@@ -31,4 +31,4 @@ def make_expert(env_id: str, draw_side: bool = False, diverse: bool = False) -> 
     task = find_spec(env_id).kwargs.get("task")
     if task not in EXPERTS:
         raise ValueError(f"env: {env_id!r} has no expert: its task, {task!r}, is not in EXPERTS")
-    return EXPERTS[task](draw_side, diverse)
+    return EXPERTS[task](sample_side, diverse)

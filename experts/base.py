@@ -1,4 +1,4 @@
-"""What every expert is: a policy that is handed its env, sees the true state, and plans."""
+"""The base class of experts: privileged policies that plan from the true state of their env."""
 
 from __future__ import annotations
 
@@ -18,35 +18,36 @@ from komo_envs.tasks import Scene
 from komo_envs.worlds import CONTROL_PERIOD
 from komo_envs.worlds.rai import ry
 
-ELBOWS = (-0.4, 0.0, 0.4)
-"""rad by which joint 3 may be drawn to a side, which brings the elbow there."""
+POSTURES = (-0.4, 0.0, 0.4)
+"""Null-space postures: angles of joint 3, rad, which move the elbow to a side."""
 BENDS = (-1, 0, 1)
 FARTHEST_VIA = (0.06, 0.06)
-"""m to the side and upward that the approach may go from half its way."""
+"""Largest distances of the approach's via point from the middle of its way: lateral, upward; m."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """How an expert does what can be done in several ways. Drawn anew in each episode."""
+    """How an expert does what can be done in several ways, for one episode."""
 
     side: int | None = None
     """``LEFT`` or ``RIGHT`` where an object can be passed on two sides; None for the better one."""
     bend: int = 0
-    """Whether an object that need not be passed by goes straight (0), or by a point to the left (1)
-    or to the right (-1)."""
+    """Way of an object without obstacles: straight (0), or through a via point to the left (1) or
+    to the right (-1)."""
     via: tuple[float, float] | None = None
-    """How far to the side, -1 to 1, and how high, 0 to 1, the approach goes; None for neither."""
-    elbow: float = 0.0
-    """rad that joint 3 is drawn to: it moves the elbow to a side, and not the tool."""
+    """Via point of the approach: lateral, -1 to 1, and up, 0 to 1, in ``FARTHEST_VIA``; None for
+    none."""
+    posture: float = 0.0
+    """Null-space posture: angle of joint 3, rad, which moves the elbow and not the tool."""
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Style:
-        """A style of every kind there is, each alike."""
+    def sample(cls, rng: np.random.Generator) -> Style:
+        """A random style, uniform in each of its fields."""
         return cls(
             side=int(rng.choice([LEFT, RIGHT])),
             bend=int(rng.choice(BENDS)),
             via=(float(rng.uniform(-1.0, 1.0)), float(rng.uniform(0.0, 1.0))),
-            elbow=float(rng.choice(ELBOWS)),
+            posture=float(rng.choice(POSTURES)),
         )
 
 
@@ -63,16 +64,16 @@ class Expert(ABC):
     task: ClassVar[type]
     """The class of tasks that it solves."""
 
-    def __init__(self, draw_side: bool = False, diverse: bool = False) -> None:
+    def __init__(self, sample_side: bool = False, diverse: bool = False) -> None:
         """Make an expert; ``attach`` it to an env before use.
 
         Args:
-            draw_side: Where an object can be passed on two sides, whether to draw one of them in
-                each episode, rather than take the better. So an expert has two modes.
-            diverse: Whether to draw all of its style in each episode: the side, by-ways, the
-                elbow's posture (which shows in control mode ``joint`` alone).
+            sample_side: Whether to sample the side in each episode where an object can be passed
+                on both, rather than to take the better one: the expert then has two modes.
+            diverse: Whether to sample the whole style in each episode: the side, via points, and
+                the null-space posture (which has an effect in control mode ``joint`` only).
         """
-        self.draw_side = draw_side
+        self.sample_side = sample_side
         self.diverse = diverse
         self.plan_seconds: list[float] = []
         """Wall time of every plan made so far."""
@@ -98,8 +99,8 @@ class Expert(ABC):
             self._twin = None
 
     def set_random_seed(self, seed: int) -> None:
-        """What the expert draws from here on, as the harness sets it before every episode."""
-        # The scene is drawn from default_rng(seed): the word keeps the two apart.
+        """Seed what the expert samples from here on, as is done before every episode."""
+        # The scene is sampled from default_rng(seed): the word keeps the two apart.
         self.rng = np.random.default_rng([seed, *b"style"])
 
     def predict(
@@ -187,13 +188,13 @@ class Expert(ABC):
         """Plan from the env's present state; nothing moves. An infeasible plan says so."""
 
     def begin(self) -> None:
-        """Forget the last episode, and draw a style for this one if it is to be drawn."""
+        """Forget the last episode, and sample a style for this one if it is to be sampled."""
         self.failure: str | None = None
         """Why the episode cannot be solved as things are."""
         self.style = Style()
         if self.diverse:
-            self.style = Style.draw(self.rng)
-        elif self.draw_side:
+            self.style = Style.sample(self.rng)
+        elif self.sample_side:
             self.style = Style(side=int(self.rng.choice([LEFT, RIGHT])))
         self._plan: Plan | None = None
         self._gave_up: list[Array] | None = None
@@ -208,29 +209,29 @@ class Expert(ABC):
 
     def possible_style(self, env: KomoEnv) -> Style:
         """The episode's style without what has no effect in this env, or in this scene."""
-        return self.style if env.control_mode == "joint" else replace(self.style, elbow=0.0)
+        return self.style if env.control_mode == "joint" else replace(self.style, posture=0.0)
 
     def add_style(self, problem: Problem, start: Array, end: Array) -> None:
-        """Let a plan whose first phase is the approach have the episode's style.
+        """Add the episode's style to the problem of a plan whose first phase is the approach.
 
         Args:
-            problem: The plan's.
-            start: Where the tool is, (3,), m.
-            end: Where the approach brings it, (3,), m.
+            problem: Problem of the plan.
+            start: Position of the tool (3,), world frame, m.
+            end: Position of the tool at the end of the approach (3,), world frame, m.
         """
-        if self.style.elbow:
+        if self.style.posture:
             joint = np.zeros((1, 7))
             joint[0, 2] = 1.0
             target = np.zeros(7)
-            target[2] = self.style.elbow
-            problem.add("elbow", SOS, [], ry.FS.qItself, [], joint, target)
+            target[2] = self.style.posture
+            problem.add("null-space posture", SOS, [], ry.FS.qItself, [], joint, target)
         if self.style.via is not None:
-            aside, up = self.style.via * np.array(FARTHEST_VIA)
+            lateral, up = self.style.via * np.array(FARTHEST_VIA)
             along = end[:2] - start[:2]
             along /= max(float(np.linalg.norm(along)), 1e-9)
             left = np.array([-along[1], along[0], 0.0])
-            via = (start + end) / 2 + aside * left + [0.0, 0.0, up]
-            problem.add("by-way", SOS, [0.5], ry.FS.position, ["tool"], 10, via)
+            via = (start + end) / 2 + lateral * left + [0.0, 0.0, up]
+            problem.add("via point", SOS, [0.5], ry.FS.position, ["tool"], 10, via)
 
     def make_plan(self, env: KomoEnv) -> Plan | None:
         """A plan that can be executed; None, and the reason in ``failure``, if there is none.
@@ -249,7 +250,7 @@ class Expert(ABC):
             self.failure = "the plan leaves the workspace"
         plain = Style(self.style.side)
         if self.failure and self.style != plain:
-            self.style = plain  # as some by-ways are out of reach
+            self.style = plain  # as some via points are out of reach
             return self.make_plan(env)
         self._gave_up = now if self.failure else None
         return None if self.failure else plan

@@ -62,7 +62,7 @@ def main() -> None:
     # The laboratory is read once: its file may change, or be another on another machine.
     make_player = partial(PartRecorder, partial(Recorder, recipe, lab), recipe.control_mode)
     # A simulation in real time needs a core for itself.
-    workers = arguments.workers or (None if recipe.world == "sim" else 1)
+    workers = arguments.workers or (None if recipe.backend == "sim" else 1)
     produce(MODULE, parts, seeds_of(arguments), head, make_player, workers, cluster)
 
 
@@ -83,10 +83,10 @@ def check(arguments: Arguments, lab: Lab | None) -> dict[str, Any]:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} {value}: expected 1 or more")
-    if arguments.world != "sim" and arguments.executor != "local":
-        raise ValueError(f"--executor ray: expected local with --world {arguments.world}")
-    if arguments.world == "real" and arguments.workers not in (None, 1):
-        raise ValueError(f"--workers {arguments.workers}: expected 1 with --world real")
+    if arguments.backend != "sim" and arguments.executor != "local":
+        raise ValueError(f"--executor ray: expected local with --backend {arguments.backend}")
+    if arguments.backend == "real" and arguments.workers not in (None, 1):
+        raise ValueError(f"--workers {arguments.workers}: expected 1 with --backend real")
     if not 0.0 <= arguments.noise <= MOST_NOISE:
         raise ValueError(f"--noise {arguments.noise}: expected 0 to {MOST_NOISE}, in m")
     seeds = seeds_of(arguments)

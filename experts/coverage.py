@@ -1,7 +1,7 @@
-"""How much of the task demonstrations cover: ``python -m experts.coverage demos/*.h5 --out X.png``.
+"""Coverage of demonstrations: ``python -m experts.coverage demos/*.h5 --out X.png``.
 
-Everything is seen in a frame of the episode's own: its origin is where the object starts, its first
-axis points to the goal. So episodes of different scenes lie over each other.
+Positions are in a frame of the episode: its origin is where the object starts, its first axis
+points to the goal. So the episodes of different scenes lie over each other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from experts.dataset.format import Demo, DemoFile
+from komo_envs.observations import ObservationLayout
 from komo_envs.utils.cli import fail, parse, plain, printing
 from komo_envs.utils.files import check_writable, replacing
 from komo_envs.utils.stats import wilson
@@ -28,54 +29,58 @@ import matplotlib.pyplot as plt
 MODULE = "experts.coverage"
 
 CELL = 0.02
-"""m; side of the cubes that a tool's visits are counted in."""
+"""Side of the cubes whose visits by the tool are counted, m."""
 SHOWN = 60
-"""Episodes that are drawn."""
+"""Number of episodes that are plotted."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Measure and draw what demonstrations cover, those of each file next to the others.
+    """Measure and plot the coverage of demonstrations, to compare files of one task.
 
-    All are of one task, and of each the same number of episodes counts: more would cover more.
+    The same number of episodes of each file counts, since more would cover more.
     """
 
     files: Positional[tuple[Path, ...]]
-    """Of demonstrations."""
+    """Files of demonstrations, HDF5."""
     out: Path
-    """The plot, .png."""
+    """Plot, .png."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What the demonstrations of a file cover."""
+    """Coverage of the demonstrations of a file.
+
+    Only steps are counted at which the expert wants to move.
+    """
 
     name: str
     episodes: int
     successes: int
     tools: list[NDArray[np.float64]]
-    """Of each episode, where the expert has something to say, the tool's position (T, 3) relative
-    to the object along and to the left in the episode's frame, and its height in the world, m."""
+    """The tool's positions (T, 3) in each episode, m: relative to the object along the first and
+    second axis of the episode's frame, and the height in the world frame."""
     objects: list[NDArray[np.float64]]
-    """Likewise, the object's way (T, 2) in the episode's frame: along and to the left, m."""
-    styles: int
-    """Different ways of doing it, of episodes that succeed: sides, by-ways and elbows drawn."""
-    elbow: float
-    """Standard deviation of joint 3, rad."""
+    """The object's positions (T, 2) in each episode, in the episode's frame, m."""
+    modes: int
+    """Number of different modes of the successful episodes: combinations of side, via point and
+    null-space posture."""
+    posture: float
+    """Standard deviation of the null-space posture, which joint 3 shows, rad."""
 
     @property
     def cells(self) -> int:
-        """Cubes of ``CELL`` around the object that the tool visits."""
+        """Number of cubes around the object that the tool visits."""
         return len({tuple(cell) for tool in self.tools for cell in np.floor(tool / CELL)})
 
     @property
-    def spread(self) -> float:
-        """How far aside of the straight line to its goal the object goes: the r.m.s., m."""
+    def lateral_deviation(self) -> float:
+        """Deviation (r.m.s.) of the object from the straight line to its goal, m."""
         return float(np.sqrt(np.mean(np.concatenate(self.objects)[:, 1] ** 2)))
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     arguments = parse(Arguments, MODULE)
     try:
         if arguments.out.suffix != ".png":
@@ -86,23 +91,23 @@ def main() -> None:
         if not arguments.files:
             raise ValueError("files: expected one or more, got none")
         coverages = measure(arguments.files)
-        draw(coverages, arguments.out)
+        plot(coverages, arguments.out)
     except ValueError as error:
         fail(MODULE, error)
     except KeyboardInterrupt:
         fail(MODULE, "interrupted", code=130)
     except OSError as error:
         fail(MODULE, f"stopped: {plain(error)}", code=1)
-    with printing(MODULE, f"{arguments.out} is drawn"):
-        show(coverages)
+    with printing(MODULE, f"{arguments.out} is complete"):
+        print_table(coverages)
 
 
 def measure(paths: tuple[Path, ...]) -> list[Coverage]:
     """The coverage of each file, over as many episodes as the shortest has.
 
     Raises:
-        ValueError: One is no file of demonstrations, or of another task than the first, or its
-            task is not one in the plane.
+        ValueError: A path is no file of demonstrations, its task is not that of the first, or goals
+            of the task are not in a plane.
     """
     with ExitStack() as stack:
         files = [stack.enter_context(DemoFile(path)) for path in paths]
@@ -114,30 +119,39 @@ def measure(paths: tuple[Path, ...]) -> list[Coverage]:
 
 
 def _coverage(file: DemoFile, episodes: int) -> Coverage:
-    tools, objects, styles, elbows, successes = [], [], set(), [], 0
+    tools = []
+    objects = []
+    postures = []
+    modes = set()
+    successes = 0
     for index in range(episodes):
         demo = file[index]
-        labelled = _labelled(demo)
+        labeled = _labeled(demo)
         tool, way = _in_own_frame(file, demo)
-        tools.append(tool[labelled])
-        objects.append(way[labelled])
-        elbows.append(demo.obs["agent_pos"][:-1, 2][labelled])
+        tools.append(tool[labeled])
+        objects.append(way[labeled])
+        postures.append(demo.obs["agent_pos"][:-1, _layout(demo).joints][:, 2][labeled])
         successes += demo.success
         if demo.success:
-            styles.add((demo.style["side"], demo.style["bend"], demo.style["elbow"]))
-    elbow = float(np.concatenate(elbows).std())
-    return Coverage(file.path.stem, episodes, successes, tools, objects, len(styles), elbow)
+            modes.add((demo.style["side"], demo.style["bend"], demo.style["posture"]))
+    posture = float(np.concatenate(postures).std())
+    return Coverage(file.path.stem, episodes, successes, tools, objects, len(modes), posture)
 
 
-def _labelled(demo: Demo) -> NDArray[np.bool_]:
-    """Where (T,) the expert has something to say: it wants to move, it has not given up."""
-    wanted = demo.actions["ee"]
-    commanded = demo.obs["agent_pos"][:-1, -wanted.shape[1] :]  # its last numbers
-    moves: NDArray[np.bool_] = np.abs(wanted - commanded).max(axis=1) > 1e-4
+def _layout(demo: Demo) -> ObservationLayout:
+    """Layout of the demonstration's ``agent_pos``."""
+    return ObservationLayout(demo.actions["ee"].shape[1], privileged_size=0)
+
+
+def _labeled(demo: Demo) -> NDArray[np.bool_]:
+    """Steps (T,) at which the expert wants to move: it has not given up."""
+    commanded = demo.obs["agent_pos"][:-1, _layout(demo).ee_command]
+    moves: NDArray[np.bool_] = np.abs(demo.actions["ee"] - commanded).max(axis=1) > 1e-4
     return moves
 
 
 def _in_own_frame(file: DemoFile, demo: Demo) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """``Coverage.tools`` and ``Coverage.objects`` of a demonstration, at all of its steps."""
     achieved, goal = demo.obs["achieved_goal"][:-1], demo.obs["desired_goal"][0]
     if achieved.shape[1] != 3:
         raise ValueError(
@@ -147,13 +161,13 @@ def _in_own_frame(file: DemoFile, demo: Demo) -> tuple[NDArray[np.float64], NDAr
     along = goal[:2] - start
     along /= np.linalg.norm(along)
     axes = np.array([along, [-along[1], along[0]]])
-    tool = demo.obs["agent_pos"][:-1, 14:17].astype(float)  # after joints and commanded joints
+    tool = demo.obs["agent_pos"][:-1, _layout(demo).ee][:, :3].astype(float)
     level = (tool[:, :2] - achieved[:, :2]) @ axes.T
     return np.column_stack([level, tool[:, 2]]), (achieved[:, :2] - start) @ axes.T
 
 
-def draw(coverages: list[Coverage], out: Path) -> None:
-    """Draw a column for each file: the tool around the object, and the object's ways.
+def plot(coverages: list[Coverage], out: Path) -> None:
+    """Plot a column for each file: the tool around the object, and the object's ways.
 
     Raises:
         OSError: It cannot be written.
@@ -169,14 +183,14 @@ def draw(coverages: list[Coverage], out: Path) -> None:
     )
     for column, coverage in zip(axes.T, coverages, strict=True):
         rows = ((coverage.tools, "tool around the object"), (coverage.objects, "object's way"))
-        for plot, (ways, what) in zip(column, rows, strict=True):
+        for panel, (ways, title) in zip(column, rows, strict=True):
             for way in ways[:SHOWN]:
-                plot.plot(100 * way[:, 0], 100 * way[:, 1], color="tab:blue", lw=0.6, alpha=0.5)
-            plot.axhline(0, color="0.8", lw=0.6, zorder=0)
-            plot.axvline(0, color="0.8", lw=0.6, zorder=0)
-            plot.set_aspect("equal", adjustable="box")
-            plot.set_xlabel("toward the goal, cm")
-            plot.set_title(what, fontsize=9)
+                panel.plot(100 * way[:, 0], 100 * way[:, 1], color="tab:blue", lw=0.6, alpha=0.5)
+            panel.axhline(0, color="0.8", lw=0.6, zorder=0)
+            panel.axvline(0, color="0.8", lw=0.6, zorder=0)
+            panel.set_aspect("equal", adjustable="box")
+            panel.set_xlabel("toward the goal, cm")
+            panel.set_title(title, fontsize=9)
         column[0].set_title(
             f"{coverage.name}\n{_words(coverage)}\ntool around the object", fontsize=9
         )
@@ -190,14 +204,21 @@ def draw(coverages: list[Coverage], out: Path) -> None:
 def _words(coverage: Coverage) -> str:
     return (
         f"{coverage.successes} of {coverage.episodes} succeed,\n{coverage.cells} cells, "
-        f"{coverage.styles} style{'s' * (coverage.styles != 1)}"
+        f"{coverage.modes} mode{'s' * (coverage.modes != 1)}"
     )
 
 
-def show(coverages: list[Coverage]) -> None:
-    """Print the measurements."""
+def print_table(coverages: list[Coverage]) -> None:
+    """Print a row of measurements for each file."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in ("file", "success, 95 % interval", "cells", "aside cm", "elbow rad", "styles"):
+    for heading in (
+        "file",
+        "success, 95 % interval",
+        "cells",
+        "lateral deviation cm",
+        "posture rad",
+        "modes",
+    ):
         table.add_column(heading)
     for coverage in coverages:
         low, high = wilson(coverage.successes, coverage.episodes)
@@ -205,9 +226,9 @@ def show(coverages: list[Coverage]) -> None:
             coverage.name,
             f"{coverage.successes} of {coverage.episodes} [{low * 100:.1f}, {high * 100:.1f}]",
             str(coverage.cells),
-            f"{coverage.spread * 100:.1f}",
-            f"{coverage.elbow:.2f}",
-            str(coverage.styles),
+            f"{coverage.lateral_deviation * 100:.1f}",
+            f"{coverage.posture:.2f}",
+            str(coverage.modes),
         )
     console = Console(markup=False, highlight=False)
     console.print(table)

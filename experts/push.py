@@ -48,7 +48,7 @@ ASTRAY = 0.03  # m between the commanded tip and its plan: someone else has move
 
 ROUTE_REACH = (0.34, 0.68)  # m from the base, where a puck can be pushed around an obstacle
 MARGINS = (0.014, 0.008, 0.002)  # m between puck and obstacles, the widest that there is a way for
-BEND = 0.25  # m aside for each m of the way, where a by-way bends
+BEND = 0.25  # m of a via point from the straight way, for each m of that
 STICK_MARGIN = 0.003  # m between stick and obstacles
 VIAS = 4  # points, equally far apart along the way, that a plan's push goes by
 
@@ -68,9 +68,9 @@ class PushExpert(Expert):
     expert plans again.
 
     An obstacle in the straight way is passed on the side with the shorter way, on the left if they
-    are equal. With ``draw_side`` the side is drawn, and taken if it is free where the puck keeps as
-    far off the obstacles as it can; of the hard scenes, four in five have both. Without obstacles
-    there is but one side to push from.
+    are equal. With ``sample_side`` the side is sampled, and taken if it is free with the puck as
+    far from the obstacles as possible; of the hard scenes, four in five have both. Without
+    obstacles there is only one side to push from.
     """
 
     task = Push
@@ -137,15 +137,15 @@ class PushExpert(Expert):
         if "obstacles" in env.scene:
             side = style.side if style.side in self._routes(env) else None
             return replace(style, side=side, bend=0)
-        return replace(style, side=None, bend=style.bend if self._by_way(env) else 0)
+        return replace(style, side=None, bend=style.bend if self._bent_route(env) else 0)
 
     def _route_of(self, env: KomoEnv) -> Route:
         """The way that the puck is to go from where it is."""
         routes = self._routes(env)
         if self.style.side in routes:
             return routes[self.style.side]
-        if routes and (by_way := self._by_way(env)):
-            return by_way
+        if routes and (bent := self._bent_route(env)):
+            return bent
         if routes:  # the left one comes first, so it is taken where they are equal
             return min(routes.values(), key=lambda route: round(route.length, 6))
         return Route([_puck(env), env.scene["target"]])
@@ -163,8 +163,8 @@ class PushExpert(Expert):
                 return routes
         return {}
 
-    def _by_way(self, env: KomoEnv) -> Route | None:
-        """The way that bends as the style asks for, if it is in reach and the puck at its start."""
+    def _bent_route(self, env: KomoEnv) -> Route | None:
+        """The way through the style's via point, if that is in reach and the puck at its start."""
         start, end = _puck(env), np.array(env.scene["target"])
         touched = np.linalg.norm(start - env.scene["puck"]) > MOVED
         if not self.style.bend or "obstacles" in env.scene or touched:

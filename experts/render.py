@@ -176,7 +176,7 @@ def draw_file(file: DemoFile, arguments: Arguments) -> None:
                 with h5py.File(io.BytesIO(demo_bytes(demo, file.control_mode)), "r") as part:
                     part.copy("demo", data, name=f"demo_{index}")
             write_head(new, head)
-            data.attrs["drawn_anew"] = json.dumps({**file.drawn_anew, **options})
+            data.attrs["rerendered"] = json.dumps({**file.rerendered, **options})
     finally:
         env.close()
     with DemoFile(arguments.out) as drawn:

@@ -68,10 +68,10 @@ def main() -> None:
     arguments = parse(Arguments, MODULE)
     try:
         with DemoFile(arguments.file, arguments.trust_code) as file:
-            if file.world != "sim":
+            if file.backend != "sim":
                 raise ValueError(
-                    f"{arguments.file}: was collected in real time, world {file.world}, which "
-                    "nothing repeats; expected demonstrations of the simulation"
+                    f"{arguments.file}: was collected in real time (backend {file.backend}), "
+                    "which nothing repeats; expected demonstrations of backend sim"
                 )
             file.make_env().close()
             there, others = len(file), other_versions(file)

@@ -45,7 +45,7 @@ JOINT_SPEED = 0.9  # rad/s, a little under the env's limit, so that it never ben
 ACROSS = 0.1  # rad of roll from a quarter turn at which the finger is behind the cuboid
 UP = 0.2  # rad of roll at which the finger points up
 OVER = 0.006  # m that the finger's tip should be beyond the cuboid's centre
-SHIFT = 0.005  # m in a step by which the hook moves aside in the pull
+SHIFT = 0.005  # m in a step by which the hook may move laterally in the pull
 INWARD = 0.002  # m that the finger may lack to where it should be before it pulls
 BEYOND = 0.008  # m beyond its goal to which the cuboid is pulled
 MOVED = np.array([0.006, 0.006, 0.06])  # m, m and rad of the cuboid before it is hooked, and
@@ -70,8 +70,8 @@ class ShelfExpert(Expert):
     The hook passes the cuboid on the right (+x) where its yaw is positive, on the left where it is
     negative: there the farthest corner is the nearer one, and the pull turns the cuboid straight.
     Where the yaw is small, it passes on the side that it is already on.
-    Where a side is too narrow, it takes the wider one. With ``draw_side`` the side is drawn where
-    both are wide enough: four in five scenes, and less than half of the hard ones.
+    Where a side is too narrow, it takes the wider one. With ``sample_side`` the side is sampled
+    where both are wide enough: in four of five scenes, and in less than half of the hard ones.
     """
 
     task = Shelf
@@ -90,10 +90,10 @@ class ShelfExpert(Expert):
         side = self._side(view)
         corner, cuboid, half_x, half_y = view.corner, view.cuboid, view.half_x, view.half_y
         free = view.gaps[int(side > 0)]
-        aside = cuboid[0] + side * (half_x + ROD + min(CLEARANCE, max(free / 2 - ROD, 0.0)))
+        lane_x = cuboid[0] + side * (half_x + ROD + min(CLEARANCE, max(free / 2 - ROD, 0.0)))
         behind = cuboid[1] + half_y + ROD + BEHIND
         phases = view.phases(side)
-        lane, hooked = [aside, 0, HOOK_HEIGHT], [aside, behind, HOOK_HEIGHT]
+        lane, hooked = [lane_x, 0, HOOK_HEIGHT], [lane_x, behind, HOOK_HEIGHT]
         first = corner if phases == PHASES[4:] else hooked
         out = [view.pull_x(side, first[0]), view.goal + view.size[1] / 2 + ROD, HOOK_HEIGHT]
         across = np.array([first[1] - out[1], out[0] - first[0]])
@@ -115,7 +115,7 @@ class ShelfExpert(Expert):
                 add("withdraw", INEQ, end, at, hook, y, [0, view.mouth, 0])
             elif phase == "approach":
                 if i == 0:
-                    self.add_style(problem, corner[:3], np.array([aside, view.mouth, HOOK_HEIGHT]))
+                    self.add_style(problem, corner[:3], np.array([lane_x, view.mouth, HOOK_HEIGHT]))
                 add("stay outside", INEQ, during, at, hook, y, [0, view.mouth, 0])
                 if corner[1] < BEFORE_LIP and corner[2] < FLOOR + 0.02:
                     before, then = [i, i + 0.6], [i + 0.6, i + 1]
@@ -174,10 +174,10 @@ class ShelfExpert(Expert):
             rows = np.arange(len(plan.times))
             return plan.at(np.interp(point, rows, plan.times) + CONTROL_PERIOD)
         x, y = view.corner[:2]
-        aside = view.pull_x(view.hook_side, x) - x
-        x += np.clip(aside, -SHIFT, SHIFT)
+        lateral = view.pull_x(view.hook_side, x) - x
+        x += np.clip(lateral, -SHIFT, SHIFT)
         y -= TOOL_SPEED["pull"] * CONTROL_PERIOD
-        if abs(aside) > INWARD:
+        if abs(lateral) > INWARD:
             touching = view.cuboid[1] + view.half_y + ROD + 0.001
             y = max(y, min(view.corner[1], touching))
         first = plan.ends["pull"] - SLICES

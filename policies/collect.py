@@ -83,7 +83,7 @@ def main() -> None:
             )
         recipe = recipe_of(card, arguments.lab)
         lab = lab_of(recipe)
-        recorder = HandoverRecorder(recipe, folder, lab)
+        recorder = InterventionRecorder(recipe, folder, lab)
         recorder.close()
         head = recorder.recorder.head(seeds, f"{card.name} {hash_checkpoint(folder)}")
         check_output(arguments.out, head)
@@ -92,7 +92,7 @@ def main() -> None:
         fail(MODULE, error)
     except OSError as error:
         fail(MODULE, f"stopped: {plain(error)}", code=1)
-    make_recorder = partial(HandoverRecorder, recipe, folder, lab)
+    make_recorder = partial(InterventionRecorder, recipe, folder, lab)
     make_player = partial(PartRecorder, make_recorder, recipe.control_mode)
     produce(MODULE, parts, seeds, head, make_player, arguments.workers)
 
@@ -109,7 +109,7 @@ def recipe_of(card: Card, lab: str | None) -> Recipe:
     )
 
 
-class HandoverRecorder:
+class InterventionRecorder:
     """Records episodes in which a student acts until a random step, and then the expert.
 
     Args:
@@ -129,10 +129,11 @@ class HandoverRecorder:
     def record(self, seed: int) -> Demo:
         """Play the episode of a seed."""
         steps = len([*rollout(self._student, self._alone, seed)]) - 1  # without the reset
-        # The scene is sampled from the seed alone: the word keeps the two apart.
-        handover = int(np.random.default_rng([seed, *b"handover"]).integers(1, steps + 1))
+        # The scene is sampled from the seed alone: the word keeps the two apart. (It is an older
+        # name of interventions, and another one would give other steps.)
+        intervention = int(np.random.default_rng([seed, *b"handover"]).integers(1, steps + 1))
         self._student.set_random_seed(seed)
-        return self.recorder.record(seed, self, handover)
+        return self.recorder.record(seed, self, intervention)
 
     def predict(
         self, obs: Observation, state: Any = None, episode_start: NDArray[np.bool_] | None = None

@@ -118,7 +118,7 @@ def check_demos(path: Path, env_id: str, num_demos: int | None) -> None:
     with DemoFile(path) as file:
         if file.env_id != env_id:
             raise ValueError(f"--demos {path}: is of {file.env_id}; expected {env_id}")
-        if file.perturbed or file.world != "sim":
+        if file.perturbed or file.backend != "sim":
             raise ValueError(
                 f"--demos {path}: expected demonstrations of an expert alone, in simulation"
             )

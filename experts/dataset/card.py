@@ -44,11 +44,11 @@ The first {filmed} as a video: [{stem}.mp4]({stem}.mp4)
 | training seeds | {first} to {last} |
 | steps of 0.1 s | {steps} in all; {median:g} in the median, {least} to {most} |
 | size | {megabytes:.1f} MB, {each:.2f} MB a demonstration |
-| images | {images} |{drawn_anew}
+| images | {images} |{rerendered}
 | acted in | `{mode}`; actions are there in every control mode |
 | largest action | {largest} |
 | disturbed by | {disturbance} |
-| styles | {styles} |
+| modes | {modes} |
 | failures at a distance of | {distances} |
 | versions | {versions} |
 | machine | {machine} |
@@ -64,9 +64,10 @@ class _Counts:
     successes: list[bool]
     lengths: list[int]
     distances: list[float]
-    styles: set[tuple[Any, ...]]
+    modes: set[tuple[Any, ...]]
+    """Combinations of side, via point and null-space posture."""
     largest: float
-    """The largest absolute value of any action."""
+    """Largest absolute value of any action."""
 
 
 def check_card(option: str, path: Path) -> None:
@@ -111,7 +112,7 @@ def summary(file: DemoFile) -> str:
 def _count(file: DemoFile) -> _Counts:
     successes: list[bool] = []
     lengths, distances = [], []
-    styles: set[tuple[Any, ...]] = set()
+    modes: set[tuple[Any, ...]] = set()
     largest = 0.0
     for index in range(len(file)):
         group = file.group(index)
@@ -119,9 +120,9 @@ def _count(file: DemoFile) -> _Counts:
         lengths.append(int(group.attrs["num_samples"]))
         distances.append(float(group["distances"][-1]))
         style = json.loads(group.attrs["style"])
-        styles.add((style["side"], style["bend"], style["elbow"]))
+        modes.add((style["side"], style["bend"], style["posture"]))
         largest = max(largest, float(np.abs(group["actions"]).max()))
-    return _Counts(successes, lengths, distances, styles, largest)
+    return _Counts(successes, lengths, distances, modes, largest)
 
 
 def _rate(successes: list[bool]) -> str:
@@ -134,9 +135,9 @@ def _text(file: DemoFile) -> str:
     first, end = recipe["seeds"]
     size = file.path.stat().st_size
     failed = [d for d, ok in zip(counts.distances, counts.successes, strict=True) if not ok]
-    anew = ", ".join(
+    options = ", ".join(
         "a laboratory's cameras" if name == "lab" else f"{name} {value}"
-        for name, value in file.drawn_anew.items()
+        for name, value in file.rerendered.items()
     )
     side = file.env_args["env_kwargs"]["image_size"]
     return TEXT.format(
@@ -164,9 +165,9 @@ def _text(file: DemoFile) -> str:
         images=f"RGB and depth (mm), {side} x {side}, of {', '.join(file.cameras)}",
         mode=file.control_mode,
         largest=_largest(counts.largest),
-        drawn_anew=f"\n| images drawn anew | with {anew} |" if anew else "",
+        rerendered=f"\n| images rendered anew | with {options} |" if options else "",
         disturbance=_disturbance(file),
-        styles=f"{len(counts.styles)} combinations of side, via point and elbow, sampled"
+        modes=f"{len(counts.modes)} combinations of side, via point and posture, sampled"
         if recipe["diverse"]
         else "the expert's own choice",
         distances=", ".join(f"{d * 100:.1f} cm" for d in failed[:20]) or "none",
@@ -188,7 +189,7 @@ def _largest(action: float) -> str:
 def _disturbance(file: DemoFile) -> str:
     recipe = file.recipe
     if recipe["student"] is not None:
-        steps = [int(file.group(index).attrs["handover"]) for index in range(len(file))]
+        steps = [int(file.group(index).attrs["intervention"]) for index in range(len(file))]
         return f"a student, {recipe['student']}, for the first {np.median(steps):g} steps (median)"
     if recipe["noise"]:
         return f"{recipe['noise'] * 1000:g} mm, which the actions do not contain"
@@ -198,7 +199,7 @@ def _disturbance(file: DemoFile) -> str:
 def command(file: DemoFile) -> str:
     """The command line that collects the same demonstrations."""
     recipe = file.recipe
-    # What is above the file may name a user or a host.
+    # The folders above may name a user or a host.
     out = file.path.name if file.path.is_absolute() else str(file.path)
     first, end = recipe["seeds"]
     lab = ["--lab", recipe["lab"]] if recipe["lab"] else []
@@ -216,8 +217,8 @@ def command(file: DemoFile) -> str:
         words += ["--noise", str(recipe["noise"])]
     if recipe["diverse"]:
         words += ["--diverse"]
-    if file.world != "sim":
-        words += ["--world", file.world]
+    if file.backend != "sim":
+        words += ["--backend", file.backend]
     return shlex.join([*words, *lab])
 
 

@@ -3,7 +3,7 @@
     data                    attributes: format, version, suite, total, and in JSON env_args, recipe,
                             versions, machine
       demo_0                attributes: num_samples (T), seed, scene, style, success, terminated;
-                            handover, the step from which on the expert acted
+                            intervention, the step at which the expert intervenes
         obs/KEY             (T, ...) before each action, by the keys of the env's observations:
           pixels            uint8 (T, H, W, 3); with several cameras, pixels_front and so on
           depth             uint16 (T, H, W, 1), mm, 0 where nothing is seen
@@ -13,7 +13,7 @@
         states              float64 (T, S), the whole state of the world: see ``pack_state``
         final_state         float64 (1, S)
         action_dict/MODE    float32 (T, A), what the expert wants, in every control mode; where a
-                            student acts until the handover, what it does
+                            student acts until the intervention, what it does
         actions             that of the env's own control mode, the same data
         executed_actions    float32 (T, A), what was done in the env's own control mode
         rewards             float64 (T,), sparse
@@ -51,7 +51,7 @@ from komo_envs.utils.files import NO_LOCKS
 from komo_envs.worlds import WorldState
 
 FORMAT = "komo-envs demonstrations"
-VERSION = 2
+VERSION = 3
 
 HEAD = ("env_args", "recipe", "versions", "machine")
 """What a file says of all its demonstrations, as attributes of ``data`` in JSON."""
@@ -100,8 +100,8 @@ class Demo:
     """(T,), after each action."""
     distances: NDArray[np.float64]
     """(T,), m, after each action."""
-    handover: int = 0
-    """From which step on the expert acted: T where a student did throughout."""
+    intervention: int = 0
+    """Step at which the expert intervenes: T where a student acts throughout."""
 
     def __len__(self) -> int:
         return len(self.executed)
@@ -166,7 +166,7 @@ def write_demo(group: h5py.Group, demo: Demo, mode: str) -> None:
         "style": json.dumps(demo.style),
         "success": demo.success,
         "terminated": demo.terminated,
-        "handover": demo.handover,
+        "intervention": demo.intervention,
     }
     for name, value in attributes.items():
         group.attrs[name] = value
@@ -227,7 +227,7 @@ def read_demo(group: h5py.Group) -> Demo:
         reward_terms=arrays("reward_terms"),
         successes=group["successes"][:],
         distances=group["distances"][:],
-        handover=int(group.attrs["handover"]),
+        intervention=int(group.attrs["intervention"]),
     )
 
 
@@ -337,13 +337,16 @@ class DemoFile:
             self._read_head()
         except Exception as error:  # of any kind: HDF5 has many for a file that is damaged
             self._file.close()
-            raise ValueError(f"{path}: holds no demonstrations of komo-envs: {error}") from error
+            raise ValueError(f"{path}: is no valid file of demonstrations: {error}") from error
 
     def _read_head(self) -> None:
         data = _own(self._file, "data")
         kind, version = data.attrs["format"], int(data.attrs["version"])
         if (kind, version) != (FORMAT, VERSION):
-            raise ValueError(f"it is {kind}, version {version}; expected {FORMAT}, {VERSION}")
+            raise ValueError(
+                f"{kind}, version {version}; expected {FORMAT}, version {VERSION}: collect them "
+                "again with this version of the project"
+            )
         if set(data) != {f"demo_{index}" for index in range(len(data))}:
             raise ValueError(f"expected demo_0 to demo_{len(data) - 1}, got others")
         self.head = {name: json.loads(data.attrs[name]) for name in HEAD}
@@ -352,7 +355,7 @@ class DemoFile:
         self.recipe: dict[str, Any] = self.head["recipe"]
         options, recipe = self.env_args["env_kwargs"], self.recipe
         known = [self.env_args["env_name"], options["control_mode"], *options["cameras"]]
-        wanted = {"noise", "student", "world", "lab"}
+        wanted = {"noise", "student", "backend", "lab"}
         if not all(isinstance(name, str) for name in known) or not wanted <= {*recipe}:
             raise ValueError(f"env_args or recipe: {known}, {sorted(recipe)}: not as collected")
         # No file imports a task, moves a robot, or makes it easier.
@@ -420,14 +423,14 @@ class DemoFile:
         return {name: options[name] for name in ("shadows", "lab") if name in options}
 
     @property
-    def drawn_anew(self) -> dict[str, Any]:
-        """The options with which images were drawn from states; empty if they were collected."""
-        return dict(json.loads(self._file["data"].attrs.get("drawn_anew", "{}")))
+    def rerendered(self) -> dict[str, Any]:
+        """Options with which images were rendered from states; empty if they were collected."""
+        return dict(json.loads(self._file["data"].attrs.get("rerendered", "{}")))
 
     @property
-    def world(self) -> str:
-        """What they were collected in."""
-        return str(self.recipe["world"])
+    def backend(self) -> str:
+        """Backend that they were collected with: ``"sim"``, ``"botop"`` or ``"real"``."""
+        return str(self.recipe["backend"])
 
     @property
     def perturbed(self) -> bool:

@@ -216,7 +216,7 @@ def _collect(
     """
     done = parts.finished(seeds)
     missing = [RecordingJob(seed) for seed in seeds if seed not in done]
-    bars = head["recipe"]["world"] != "real"  # where an operator is asked at the terminal
+    bars = head["recipe"]["backend"] != "real"  # where an operator is asked at the terminal
     pool: Pool[bool]
     if not bars:
         pool = Inline(partial(make_player, parts.folder))

@@ -47,7 +47,7 @@ class Recipe:
     """Standard deviation in m of a disturbance of where the tool goes, at most 0.05, while what the
     expert wants is recorded: its own corrections. Of a rotation, it is twice as many rad, as the
     limits of a step are."""
-    world: Backend = "sim"
+    backend: Backend = "sim"
     """sim; botop, a robot that rai's BotOp simulates in real time; real, that of the lab. What was
     collected in real time cannot be replayed."""
     lab: str | None = None
@@ -101,7 +101,7 @@ class Recorder:
         if lab is not None:
             options["lab"] = asdict(lab.rendered())
         self.expert: Expert = make_expert(recipe.env, diverse=recipe.diverse)
-        where: dict[str, Any] = {"backend": recipe.world, "lab": lab}
+        where: dict[str, Any] = {"backend": recipe.backend, "lab": lab}
         self.env = gym.make(recipe.env, disable_env_checker=True, **{**options, **where})
         self._inner = unwrap(self.env)
         self.expert.attach(self.env)
@@ -134,7 +134,7 @@ class Recorder:
         return dict(json.loads(json.dumps(head)))  # as it will be read again
 
     def record(
-        self, seed: int, student: Student | None = None, handover: int | None = None
+        self, seed: int, student: Student | None = None, intervention: int | None = None
     ) -> Demo:
         """Play the episode of a seed.
 
@@ -142,8 +142,8 @@ class Recorder:
             seed: Of the scene, and of whatever else is drawn.
             student: Acts in place of the expert, whose actions are recorded all the same: what it
                 would do where the student has gone.
-            handover: 1 or more: the student acts for so many steps, and then the expert; what it
-                would have done until then is not recorded.
+            intervention: Step at which the expert intervenes, 1 or more; the student acts before,
+                and the expert's answers to those steps are not recorded. None for no intervention.
         """
         env, inner, expert = self.env, self._inner, self.expert
         expert.set_random_seed(seed)
@@ -158,12 +158,12 @@ class Recorder:
         style: dict[str, Any] = {}
         _observe(obs, states, inner, observation)
         while not (terminated or truncated):
-            leads = student is not None and (handover is None or len(executed) < handover)
+            leads = student is not None and (intervention is None or len(executed) < intervention)
             if leads:
                 assert student is not None
                 first = np.array([not executed])
                 action, state = student.predict(observation, state=state, episode_start=first)
-            if leads and handover is not None:  # nobody asks what the expert would do
+            if leads and intervention is not None:  # nobody asks what the expert would do
                 wanted = inner.controller.preview(inner.controller.check(action))
                 wish = action
             else:
@@ -200,7 +200,9 @@ class Recorder:
             reward_terms={n: np.array([i["reward_terms"][n] for i in infos]) for n in terms},
             successes=np.array([i["is_success"] for i in infos]),
             distances=np.array([i["distance"] for i in infos]),
-            handover=0 if student is None else min(handover or len(executed), len(executed)),
+            intervention=0
+            if student is None
+            else min(intervention or len(executed), len(executed)),
         )
 
     def close(self) -> None:

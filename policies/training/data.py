@@ -171,7 +171,7 @@ def load_frames(
                 encoded = np.split(every, ends[:-1])
             for index in range(used):
                 group = file.group(index)
-                by_expert = np.arange(group.attrs["num_samples"]) >= group.attrs["handover"]
+                by_expert = np.arange(group.attrs["num_samples"]) >= group.attrs["intervention"]
                 if not group.attrs["success"] or not by_expert.any():
                     continue
                 # Steps of the student are left out, but for the history of the first chunk.

@@ -359,7 +359,7 @@ def test_a_difference_is_found(push: Path, tmp_path: Path) -> None:
     assert "demo_5: states at step 4 differs" in done.stdout
 
 
-def test_drawn_anew_from_states_the_pictures_are_the_same_or_others(
+def test_rerendered_from_states_the_images_are_the_same_or_others(
     shelf: Path, tmp_path: Path
 ) -> None:
     same = tmp_path / "same.h5"
@@ -424,7 +424,7 @@ def test_what_is_no_file_of_demonstrations_is_named(
     for name, reason in [
         ("none.h5", "there is none"),
         ("text.h5", "is no HDF5 file, or not a whole one"),
-        ("other.h5", "holds no demonstrations of komo-envs"),
+        ("other.h5", "is no valid file of demonstrations"),
         ("newer.h5", f"version {VERSION + 1}; expected"),
         ("hole.h5", "expected demo_0 to demo_6, got others"),
     ]:
@@ -434,7 +434,7 @@ def test_what_is_no_file_of_demonstrations_is_named(
         assert done.stderr.count("\n") == 1
 
 
-def test_coverage_is_measured_and_drawn(push: Path, tmp_path: Path) -> None:
+def test_coverage_is_measured_and_plotted(push: Path, tmp_path: Path) -> None:
     diverse, plot = tmp_path / "diverse.h5", tmp_path / "coverage.png"
     collect(diverse, *SMALL, "--diverse", "--control-mode", "joint")
     done = run("coverage", push, diverse, "--out", plot)
@@ -443,9 +443,9 @@ def test_coverage_is_measured_and_drawn(push: Path, tmp_path: Path) -> None:
     (_, *clean), (_, *drawn) = lines
     assert clean[:3] == drawn[:3] == ["8", "of", "8"]
     assert int(drawn[5]) > int(clean[5]), "cells"
-    assert float(drawn[6]) > 2 * float(clean[6]), "m aside of the straight line"
-    assert float(drawn[7]) > 1.1 * float(clean[7]), "elbow"
-    assert (int(clean[8]), int(drawn[8]) > 3) == (1, True), "styles"
+    assert float(drawn[6]) > 2 * float(clean[6]), "cm of lateral deviation"
+    assert float(drawn[7]) > 1.1 * float(clean[7]), "null-space posture"
+    assert (int(clean[8]), int(drawn[8]) > 3) == (1, True), "modes"
     assert imageio.imread(plot).shape[0] > 500
 
 
@@ -474,11 +474,11 @@ def test_a_label_is_what_the_expert_goes_on_to_do(env_id: str, control_mode: str
     env.close()
 
 
-def test_what_is_drawn_is_done() -> None:
+def test_a_sampled_style_is_done() -> None:
     recorder = Recorder(
         Recipe(env="KomoPush-v0", image_size=16, diverse=True, control_mode="joint")
     )
-    bends, elbows = set(), {}
+    bends, postures = set(), {}
     for seed in range(14):
         demo = recorder.record(seed)
         assert demo.success, seed
@@ -490,16 +490,16 @@ def test_what_is_drawn_is_done() -> None:
         bent = np.sign(extreme) if abs(extreme) > 0.1 * np.linalg.norm(goal - start) else 0
         assert bent == demo.style["bend"], seed
         bends.add(demo.style["bend"])
-        elbows.setdefault(demo.style["elbow"], []).append(demo.obs["agent_pos"][:, 2].mean())
+        postures.setdefault(demo.style["posture"], []).append(demo.obs["agent_pos"][:, 2].mean())
     assert bends == {-1, 0, 1}
-    left, middle, right = (np.mean(elbows[elbow]) for elbow in (-0.4, 0.0, 0.4))
+    left, middle, right = (np.mean(postures[posture]) for posture in (-0.4, 0.0, 0.4))
     assert left < middle - 0.1 < right - 0.2
     recorder.close()
 
     # Where it cannot be seen, it is not said.
     recorder = Recorder(Recipe(env="KomoShelf-v0", image_size=16, diverse=True))
     styles = [recorder.record(seed).style for seed in range(6)]
-    assert {(style["bend"], style["elbow"]) for style in styles} == {(0, 0.0)}
+    assert {(style["bend"], style["posture"]) for style in styles} == {(0, 0.0)}
     assert {style["side"] for style in styles} >= {LEFT, RIGHT}
     recorder.close()
 
@@ -543,7 +543,7 @@ def test_a_student_goes_and_the_expert_says_what_it_would_do() -> None:
     assert len(demo) == 150
     assert not demo.success
     assert np.all(demo.executed == np.float32([0.1, 0.25, 0.8]))
-    assert demo.handover == 150, "it never came to that"
+    assert demo.intervention == 150, "it never came to that"
     wanted = demo.actions["ee"][40:]
     assert np.abs(wanted - wanted[0]).max() < 1e-3, "nothing moves, and it wants the same"
     assert np.abs(wanted[0] - [0.1, 0.25, 0.8]).max() > 0.01
@@ -556,9 +556,9 @@ def test_an_expert_takes_over_and_brings_it_to_its_end() -> None:
             return np.float32([0.1, 0.25, 0.8]), None
 
     recorder = Recorder(Recipe(env="KomoPush-v0", image_size=16))
-    demo = recorder.record(1, student=Still(), handover=20)
+    demo = recorder.record(1, student=Still(), intervention=20)
     assert demo.success
-    assert demo.handover == 20
+    assert demo.intervention == 20
     # What is recorded is what was done, by the one and by the other.
     assert np.array_equal(demo.executed, demo.actions["ee"])
     assert np.all(demo.executed[:20] == np.float32([0.1, 0.25, 0.8]))

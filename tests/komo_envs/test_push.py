@@ -223,10 +223,10 @@ def passed_left(places: Array) -> bool:
 
 def test_equal_sides_are_passed_on_the_left_or_drawn() -> None:
     assert passed_left(play(PushExpert(), 0, SYMMETRIC)[1])
-    drawn = [play(PushExpert(draw_side=True), seed, SYMMETRIC) for seed in range(6)]
+    drawn = [play(PushExpert(sample_side=True), seed, SYMMETRIC) for seed in range(6)]
     assert all(success for success, *_ in drawn)
     assert {passed_left(places) for _, places, _ in drawn} == {True, False}
-    again = play(PushExpert(draw_side=True), 0, SYMMETRIC)
+    again = play(PushExpert(sample_side=True), 0, SYMMETRIC)
     assert np.array_equal(again[1], drawn[0][1])
 
 

@@ -285,8 +285,8 @@ def test_arm_and_hand_never_touch_the_shelf(env_id: str) -> None:
 
 def test_it_hooks_where_the_pull_straightens_or_on_a_side_that_is_drawn() -> None:
     env = gym.make("KomoShelf-v0")
-    for draw_side in (False, True):
-        expert = make_expert("KomoShelf-v0", draw_side=draw_side)
+    for sample_side in (False, True):
+        expert = make_expert("KomoShelf-v0", sample_side=sample_side)
         expert.attach(env)
         right_side = []
         for seed in VALIDATION_SEEDS:
@@ -295,7 +295,7 @@ def test_it_hooks_where_the_pull_straightens_or_on_a_side_that_is_drawn() -> Non
             roll = unwrap(env).controller.coordinates(commands[-1])[3]
             right_side.append(roll < 0)
             scene = unwrap(env).scene["cuboid"]
-            if not draw_side and min(gaps(scene, cuboid_size({}), [])) > 0.02:
+            if not sample_side and min(gaps(scene, cuboid_size({}), [])) > 0.02:
                 # The hook begins in the middle; where the yaw is small, it goes past the near side.
                 assert right_side[-1] == (scene[2] >= COMMITMENT * scene[0]), seed
         assert 4 <= sum(right_side) <= 16
@@ -335,7 +335,7 @@ def test_takes_over_from_wherever_the_arm_is() -> None:
 
 def test_what_it_plans_is_what_it_does() -> None:
     env = gym.make("KomoShelf-v0")
-    expert = make_expert("KomoShelf-v0", draw_side=True)
+    expert = make_expert("KomoShelf-v0", sample_side=True)
     expert.attach(env)
     expert.set_random_seed(0)
     sides = set()

@@ -286,12 +286,12 @@ def test_demonstrations_are_collected_on_it_and_learned_from(
     tmp_path: Path, command: Command
 ) -> None:
     out = tmp_path / "robot.h5"
-    words = ("--env", ENV, "--world", "botop", "--episodes", 2, "--image-size", 48, "--out", out)
+    words = ("--env", ENV, "--backend", "botop", "--episodes", 2, "--image-size", 48, "--out", out)
     done = command("experts.collect", *words)
     assert done.returncode == 0, done.stderr
     with DemoFile(out) as file:
-        assert file.world == "botop"
-        assert "--world botop" in out.with_suffix(".md").read_text()
+        assert file.backend == "botop"
+        assert "--backend botop" in out.with_suffix(".md").read_text()
         assert all(demo.success for demo in file)
         demo = file[0]
         trailing = np.abs(demo.obs["agent_pos"][:, :7] - demo.obs["agent_pos"][:, 7:14])
@@ -306,7 +306,7 @@ def test_demonstrations_are_collected_on_it_and_learned_from(
     # A file of a stranger's says what to make, but not that a robot is to move.
     with h5py.File(out, "r+") as raw:
         head = json.loads(raw["data"].attrs["env_args"])
-        head["env_kwargs"]["world"] = "botop"
+        head["env_kwargs"]["backend"] = "botop"
         raw["data"].attrs["env_args"] = json.dumps(head)
-    with pytest.raises(ValueError, match="env_kwargs: 'world': expected some of"):
+    with pytest.raises(ValueError, match="env_kwargs: 'backend': expected some of"):
         DemoFile(out)

@@ -399,7 +399,7 @@ def test_an_expert_demonstrates_in_a_lab(tmp_path: Path) -> None:
             sys.executable,
             "-m",
             "experts.collect",
-            "--world",
+            "--backend",
             "real",
             "--lab",
             lab,
@@ -415,5 +415,5 @@ def test_an_expert_demonstrates_in_a_lab(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Lay the scene out as in" in done.stdout
     with DemoFile(out) as file:
-        assert (file.world, len(file)) == ("real", 2)
+        assert (file.backend, len(file)) == ("real", 2)
         assert all(demo.success for demo in file)

@@ -375,8 +375,8 @@ def test_an_expert_takes_over_from_a_student(student, demos, tmp_path, command):
     with DemoFile(file) as taken:
         assert [demo.seed for demo in taken] == [500, 501]
         assert "preset light" in taken.recipe["student"]
-        lengths = [len(demo) - demo.handover for demo in taken if demo.success]
-        assert all(demo.handover > 0 for demo in taken)
+        lengths = [len(demo) - demo.intervention for demo in taken if demo.success]
+        assert all(demo.intervention > 0 for demo in taken)
         assert frames.loss_mask.sum() == sum(lengths)
         # One that takes over late may run out of time.
         assert any(demo.success for demo in taken)
