@@ -1,7 +1,7 @@
-"""See demonstrations with other eyes: ``python -m experts.render demos/push.h5 --out NEW``.
+"""Render stored demonstrations: ``python -m experts.render demos/push.h5 --out NEW``.
 
-Pictures are drawn from the stored states: no physics runs, so they show what happened, whatever
-machine draws them.
+Images are rendered from the stored states. No physics runs, so they show what happened, on any
+machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import imageio.v2 as imageio
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -33,10 +32,12 @@ from experts.dataset.format import (
     write_head,
 )
 from komo_envs.entities import Array, Body
-from komo_envs.env import KomoEnv
+from komo_envs.env import KomoEnv, unwrap
 from komo_envs.lab import load_lab
+from komo_envs.observations import Observation
 from komo_envs.utils.cli import fail, parse, plain, printing
 from komo_envs.utils.files import check_writable, replacing
+from komo_envs.utils.video import write_video
 from komo_envs.worlds import WorldState
 
 MODULE = "experts.render"
@@ -44,39 +45,40 @@ MODULE = "experts.render"
 
 @dataclass(frozen=True)
 class Arguments:
-    """Draw the pictures of stored demonstrations anew, from the stored states.
+    """Render images of stored demonstrations again, from the stored states.
 
-    Into a new file of demonstrations, all else being the same, or into a video of one of them.
+    The output is a new file of demonstrations that differs in the images only, or a video of one
+    demonstration.
     """
 
     file: Positional[Path]
-    """Of demonstrations."""
+    """File of demonstrations, HDF5."""
     out: Path
-    """A name that ends in .h5 for a new file, in .mp4 for a video."""
+    """Output file: .h5 for a file of demonstrations, .mp4 for a video."""
     image_size: int | None = None
-    """Side of the pictures in pixels; as in the file if not given, 480 in a video."""
+    """Side of the images, pixels; as in the file if not given, 480 in a video."""
     cameras: tuple[str, ...] | None = None
-    """Names of the cameras: front, wrist; as in the file if not given. A video has one, or
+    """Names of the cameras (front, wrist); as in the file if not given. A video has one camera, or
     the view of render() if none is given."""
     shadows: bool = False
-    """Draw soft shadows."""
+    """Render soft shadows."""
     lab: Path | None = None
-    """The file that says what a laboratory has: a new file is seen from where its cameras are."""
+    """Laboratory file, for images from the poses of its cameras; not for a video."""
     demo: int | None = None
-    """Which one the video shows; the first if not given."""
+    """Index of the demonstration that the video shows; the first if not given."""
     trust_code: bool = False
-    """Whether the file may name a module that is imported, which runs its code: an
-    environment of the kind module:Id."""
+    """Whether a module that the file names (an env module:Id) may be imported, which runs its
+    code."""
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     arguments = parse(Arguments, MODULE)
     try:
         check(arguments)
         with DemoFile(arguments.file, arguments.trust_code) as file:
-            draw = draw_file if arguments.out.suffix == ".h5" else draw_video
-            draw(file, arguments)
+            render = render_file if arguments.out.suffix == ".h5" else render_video
+            render(file, arguments)
     except (ValueError, IndexError) as error:
         fail(MODULE, error)
     except KeyboardInterrupt:
@@ -107,14 +109,14 @@ def check(arguments: Arguments) -> None:
         check_card("--out", out)
         if arguments.demo is not None:
             raise ValueError(f"--demo {arguments.demo}: only a video shows a single one")
-    elif arguments.lab is not None:  # a video is seen from where the file's pictures are
+    elif arguments.lab is not None:  # a video has the cameras of the file's images
         raise ValueError(f"--lab {arguments.lab}: expected none for a video")
     elif side is not None and (side % 2 or not 16 <= side <= 4096):
         raise ValueError(f"--image-size {side}: expected an even number from 16 to 4096")
 
 
 class StoredWorld:
-    """A world that does not simulate, but goes through states that were stored.
+    """A world that does not simulate, but replays stored states.
 
     Args:
         states: (T, S), see ``experts.dataset.format.pack_state``.
@@ -141,11 +143,11 @@ class StoredWorld:
         return state
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""
 
 
-def draw_file(file: DemoFile, arguments: Arguments) -> None:
-    """Write a file with the same demonstrations and other pictures.
+def render_file(file: DemoFile, arguments: Arguments) -> None:
+    """Write a file with the same demonstrations and other images.
 
     Raises:
         ValueError: An option is not one of the env's.
@@ -158,7 +160,7 @@ def draw_file(file: DemoFile, arguments: Arguments) -> None:
         options["cameras"] = arguments.cameras
     if arguments.lab is not None:
         options["lab"] = asdict(load_lab(arguments.lab).rendered())
-    env: Any = file.make_env(**options).unwrapped
+    env = unwrap(file.make_env(**options))
     head = {name: file.head[name] for name in HEAD}
     head["env_args"] = {
         **head["env_args"],
@@ -169,38 +171,38 @@ def draw_file(file: DemoFile, arguments: Arguments) -> None:
         with replacing(arguments.out) as scratch, h5py.File(scratch, "w", locking=False) as new:
             data = new.create_group("data")
             indices = range(len(file))
-            for index in track(indices, "Drawing", console=console, disable=hidden):
+            for index in track(indices, "Rendering", console=console, disable=hidden):
                 demo = file[index]
-                redraw(env, demo)
-                # By way of the memory: HDF5 bears no full disk in the midst of packing.
+                rerender(env, demo)
+                # Packed in memory: HDF5 does not recover from a full disk while it packs.
                 with h5py.File(io.BytesIO(demo_bytes(demo, file.control_mode)), "r") as part:
                     part.copy("demo", data, name=f"demo_{index}")
             write_head(new, head)
             data.attrs["rerendered"] = json.dumps({**file.rerendered, **options})
     finally:
         env.close()
-    with DemoFile(arguments.out) as drawn:
-        write_card(drawn)
+    with DemoFile(arguments.out) as rendered:
+        write_card(rendered)
 
 
-def redraw(env: KomoEnv, demo: Demo) -> None:
-    """Exchange a demonstration's pictures for those that ``env`` sees of its states."""
-    seen = [flatten(observation) for observation in _watch(env, demo)]
+def rerender(env: KomoEnv, demo: Demo) -> None:
+    """Replace a demonstration's images by those that ``env`` renders of its states."""
+    observations = [flatten(observation) for observation in _observations(env, demo)]
     for name in [name for name in demo.obs if name.startswith(("pixels", "depth"))]:
         del demo.obs[name]
-    for name in [name for name in seen[0] if name.startswith(("pixels", "depth"))]:
-        demo.obs[name] = np.stack([observation[name] for observation in seen])
+    for name in [name for name in observations[0] if name.startswith(("pixels", "depth"))]:
+        demo.obs[name] = np.stack([observation[name] for observation in observations])
 
 
-def _watch(env: KomoEnv, demo: Demo) -> Iterator[dict[str, Any]]:
-    """Bring ``env`` through a demonstration's states; yield what it observes of each."""
+def _observations(env: KomoEnv, demo: Demo) -> Iterator[Observation]:
+    """Observations of a demonstration's states, into which ``env`` is brought one by one."""
     env.set_world(StoredWorld(demo.states))
     yield env.reset(options={"scene": demo.scene})[0]
     for action in demo.executed:
         yield env.step(action)[0]
 
 
-def draw_video(file: DemoFile, arguments: Arguments) -> None:
+def render_video(file: DemoFile, arguments: Arguments) -> None:
     """Write a video of one demonstration.
 
     Raises:
@@ -210,7 +212,7 @@ def draw_video(file: DemoFile, arguments: Arguments) -> None:
     """
     demo = file[arguments.demo or 0]
     side = arguments.image_size or 480
-    env: KomoEnv = file.make_env(obs_mode="state").unwrapped  # type: ignore[assignment]
+    env = unwrap(file.make_env(obs_mode="state"))
     camera = env.task.render_camera
     if arguments.cameras is not None:
         placed = env.task.cameras if env.lab is None else env.lab.calibrated(env.task.cameras)
@@ -220,11 +222,11 @@ def draw_video(file: DemoFile, arguments: Arguments) -> None:
         camera = known[arguments.cameras[0]]
     try:
         with replacing(arguments.out) as scratch:
-            frames: list[Any] = [
+            frames = (
                 env.render_images((camera,), (side, side), arguments.shadows)[0].rgb
-                for _ in _watch(env, demo)
-            ]
-            imageio.mimwrite(scratch, frames, fps=FPS, macro_block_size=1)
+                for _ in _observations(env, demo)
+            )
+            write_video(scratch, frames, FPS)
     finally:
         env.close()
 

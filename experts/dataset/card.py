@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,17 +17,19 @@ from numpy.typing import NDArray
 from experts.dataset.format import DemoFile, image_names
 from komo_envs.utils.files import replacing, write_text
 from komo_envs.utils.stats import wilson
+from komo_envs.utils.video import write_video
 
-Picture = NDArray[np.uint8]
+Images = NDArray[np.uint8]
 
 SHEET = (6, 8)
-"""Demonstrations of the contact sheet, and pictures of each."""
-FILM = (3, 4)
-"""Rows and columns of demonstrations that the video shows at once."""
-FILM_ZOOM = 2
+"""Number of demonstrations on the contact sheet, and of images of each."""
+GRID = (3, 4)
+"""Rows and columns of demonstrations that the video shows side by side."""
+ZOOM = 2
+"""Factor by which the video is enlarged."""
 FPS = 10
 SUFFIXES = (".md", ".png", ".mp4")
-"""Of the files that lie beside a file of demonstrations, with its name."""
+"""Suffixes of the files that lie beside a file of demonstrations, with its name."""
 
 TEXT = """\
 # {name}
@@ -36,7 +39,7 @@ TEXT = """\
 
 ![{shown} demonstrations, from their beginning to their end]({stem}.png)
 
-The first {filmed} as a video: [{stem}.mp4]({stem}.mp4)
+The first {in_video} as a video: [{stem}.mp4]({stem}.mp4)
 
 | | |
 | --- | --- |
@@ -71,10 +74,14 @@ class _Counts:
 
 
 def check_card(option: str, path: Path) -> None:
-    """Refuse to put a new file where its card would take the place of someone's file.
+    """Refuse a path of a new file whose card would overwrite another file.
+
+    Args:
+        option: Option of the command line that named the path.
+        path: Path of the file of demonstrations.
 
     Raises:
-        ValueError: It would.
+        ValueError: A file has the name of its card, contact sheet or video.
     """
     for suffix in SUFFIXES:
         if path.with_suffix(suffix).exists():
@@ -91,16 +98,16 @@ def write_card(file: DemoFile) -> None:
         OSError: One cannot be written.
     """
     beside = file.path.with_suffix
-    pictures = [_pictures(file, index) for index in range(min(len(file), FILM[0] * FILM[1]))]
+    images = [_images(file, index) for index in range(min(len(file), GRID[0] * GRID[1]))]
     with replacing(beside(".png")) as scratch:
-        imageio.imwrite(scratch, _contact_sheet(pictures[: SHEET[0]]))
+        imageio.imwrite(scratch, _contact_sheet(images[: SHEET[0]]))
     with replacing(beside(".mp4")) as scratch:
-        imageio.mimwrite(scratch, _film(pictures), fps=FPS, macro_block_size=1)
+        write_video(scratch, _side_by_side(images), FPS)
     write_text(beside(".md"), _text(file))
 
 
 def summary(file: DemoFile) -> str:
-    """The file in one line."""
+    """A summary of the file in one line."""
     counts = _count(file)
     size = file.path.stat().st_size / len(file) / 1e6
     return (
@@ -152,7 +159,7 @@ def _text(file: DemoFile) -> str:
         if failed
         else "All are in `mask/successful`.",
         shown=min(len(file), SHEET[0]),
-        filmed=min(len(file), FILM[0] * FILM[1]),
+        in_video=min(len(file), GRID[0] * GRID[1]),
         command=command(file),
         first=first,
         last=end - 1,
@@ -222,33 +229,31 @@ def command(file: DemoFile) -> str:
     return shlex.join([*words, *lab])
 
 
-def _pictures(file: DemoFile, index: int) -> Picture:
-    """What the first camera saw, (T, H, W, 3)."""
+def _images(file: DemoFile, index: int) -> Images:
+    """RGB images (T, H, W, 3) of the first camera."""
     name = image_names("pixels", file.cameras)[file.cameras[0]]
-    images: Picture = file.group(index)[f"obs/{name}"][:]
+    images: Images = file.group(index)[f"obs/{name}"][:]
     return images
 
 
-def _contact_sheet(demos: list[Picture]) -> Picture:
-    """A row for each demonstration, equally long steps apart from its start to its end."""
+def _contact_sheet(demos: list[Images]) -> Images:
+    """An image with a row for each demonstration, evenly spaced from its start to its end."""
     rows = []
     for images in demos:
-        moments = np.linspace(0, len(images) - 1, SHEET[1]).round().astype(int)
-        rows.append(np.concatenate(images[moments], axis=1))
+        steps = np.linspace(0, len(images) - 1, SHEET[1]).round().astype(int)
+        rows.append(np.concatenate(images[steps], axis=1))
     return np.concatenate(rows)
 
 
-def _film(demos: list[Picture]) -> list[Any]:
-    """All at once, side by side, each still once it has ended."""
+def _side_by_side(demos: list[Images]) -> Iterator[Images]:
+    """Frames with all demonstrations side by side; one that has ended shows its last image."""
     blank = np.full_like(demos[0], 255)
-    shown = demos + [blank] * (-len(demos) % FILM[1])
-    frames = []
+    shown = demos + [blank] * (-len(demos) % GRID[1])
     for step in range(max(map(len, shown))):
         now = [images[min(step, len(images) - 1)] for images in shown]
         lines = [
-            np.concatenate(now[start : start + FILM[1]], axis=1)
-            for start in range(0, len(now), FILM[1])
+            np.concatenate(now[start : start + GRID[1]], axis=1)
+            for start in range(0, len(now), GRID[1])
         ]
         frame = np.concatenate(lines)
-        frames.append(frame.repeat(FILM_ZOOM, axis=0).repeat(FILM_ZOOM, axis=1))
-    return frames
+        yield frame.repeat(ZOOM, axis=0).repeat(ZOOM, axis=1)

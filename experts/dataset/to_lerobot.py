@@ -4,27 +4,26 @@
     data/chunk-000/file-000.parquet, ...                       a row for each action
     videos/KEY/chunk-000/file-000.mp4, ...                     a frame for each row
 
-What a row has, besides LeRobot's own timestamp, frame_index, episode_index, index, task_index:
+Features of a row, besides LeRobot's own timestamp, frame_index, episode_index, index, task_index:
 
     observation.images.CAMERA         in the videos; RGB, lossless: HEVC of RGB, not of YUV
     observation.state                 float32, ``agent_pos``
     observation.environment_state     float32, ``goal``
-    action                            float32, what the expert wants, in one control mode
+    action                            float32, the expert's, in one control mode
     next.reward, next.done, next.success
 
-It is for imitation: where a demonstration was disturbed, the actions are the expert's answers, not
-what was done. LeRobot's policies take in whatever is called an observation, so what only a
-simulator knows is left out. So is depth, which those policies do not look at: LeRobot's videos
-would round it, and as a plain array it would break its tools.
+The data set is for imitation: of a disturbed demonstration, the actions are those that the expert
+wanted, not the executed ones. LeRobot's policies use every feature that is called an observation,
+so the privileged state is left out. So is depth, which those policies do not use: LeRobot's videos
+would round it, and as a plain array it would break LeRobot's tools.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,62 +32,69 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from imageio_ffmpeg import get_ffmpeg_exe
 from numpy.typing import NDArray
 
 from experts.dataset.format import Arrays, Demo, DemoFile, image_names
-from komo_envs.env import KomoEnv
+from komo_envs.env import KomoEnv, unwrap
+from komo_envs.utils.video import VideoWriter
 
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 CHUNK_FILES = 1000
-"""The most files in one folder."""
+"""Largest number of files in one folder."""
 DATA_MB, VIDEO_MB = 100, 200
-"""The most in one file, which LeRobot reads in info.json; counted before it is compressed."""
+"""Largest size of one file before compression, which LeRobot reads in info.json."""
 SMALLEST = 16
-"""px, the least that HEVC's encoder takes of a side."""
+"""Smallest side that HEVC's encoder takes, pixels."""
 KEYFRAMES = 8
-"""Frames from one key frame to the next: all that a reader of a single one decodes. With 2, files
-are half as large again; with more than 10, hardly smaller."""
+"""Frames from one key frame to the next, all of which a reader of a single one decodes. With 2,
+files are half as large again; with more than 10, hardly smaller."""
+# Lossless, and without frames that look ahead, so that the first frame's time is 0.
+ENCODING = (
+    "-c:v libx265 -pix_fmt gbrp -x265-params lossless=1:bframes=0:log-level=error "
+    f"-tag:v hvc1 -g {KEYFRAMES}"
+)
+"""Options of ffmpeg for the videos."""
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
 Stats = dict[str, dict[str, list[Any]]]
-"""Of each feature ``min``, ``max``, ``mean``, ``std``, ``count`` and quantiles, as lists."""
+"""Statistics of each feature, as lists: ``min``, ``max``, ``mean``, ``std``, ``count``, quantiles."""
 
 
 def write(file: DemoFile, demos: Iterable[Demo], mode: str, folder: Path) -> str:
     """Write a data set.
 
     Args:
-        file: Of demonstrations.
-        demos: All of them.
+        file: File of demonstrations.
+        demos: All its demonstrations.
         mode: Control mode of the actions.
-        folder: Empty.
+        folder: Folder of the data set, empty.
 
     Returns:
-        How to load it.
+        How to load the data set.
 
     Raises:
         ValueError: The images are too small.
         OSError: It cannot be written.
     """
-    env: Any = file.make_env(control_mode=mode).unwrapped
+    env = unwrap(file.make_env(control_mode=mode))
     if min(env.image_size) < SMALLEST:
         raise ValueError(f"images of {env.image_size} are too small for a video: {SMALLEST} and up")
     fps = env.metadata["render_fps"]
+    open_video = partial(VideoWriter, fps=fps, encoding=ENCODING)
     features = _features(env, fps)
     summary, episodes, frames = _Summary(), [], 0
     with ExitStack() as stack:
         table_files = stack.enter_context(_Files(folder, DATA, _Table, DATA_MB))
         video_files = {
-            key: stack.enter_context(_Files(folder, VIDEO, partial(_Video, fps), VIDEO_MB, key))
+            key: stack.enter_context(_Files(folder, VIDEO, open_video, VIDEO_MB, key))
             for key, feature in features.items()
             if feature["dtype"] == "video"
         }
         for number, demo in enumerate(demos):
             arrays = {
-                **_pictures(demo, file.cameras),
+                **_images(demo, file.cameras),
                 **_vectors(demo, mode, fps, number, frames),
             }
             in_table = [key for key in features if key not in video_files]
@@ -128,7 +134,7 @@ def _write_meta(
     episodes: list[dict[str, Any]],
     stats: Stats,
 ) -> None:
-    """Write what describes the data: the folder ``meta``."""
+    """Write the metadata: the folder ``meta``."""
     info = {
         "codebase_version": "v3.0",
         "robot_type": "panda",
@@ -153,7 +159,7 @@ def _write_meta(
 
 
 def _features(env: KomoEnv, fps: int) -> dict[str, dict[str, Any]]:
-    """What the data set has, in the words of info.json."""
+    """Features of the data set, as in info.json."""
     height, width = env.image_size
     sides = ["height", "width", "channels"]
     ee = list(env.task.end_effector.names)
@@ -205,14 +211,14 @@ def _features(env: KomoEnv, fps: int) -> dict[str, dict[str, Any]]:
 
 
 def _vectors(demo: Demo, mode: str, fps: int, number: int, index: int) -> Arrays:
-    """All but the pictures: (T,) and (T, n).
+    """All features but images: (T,) and (T, n).
 
     Args:
-        demo: Of T actions.
+        demo: Demonstration of T actions.
         mode: Control mode of the actions.
         fps: Actions a second.
-        number: Of the demonstration in the data set.
-        index: Of its first row in the data set.
+        number: Index of the demonstration in the data set.
+        index: Index of its first row in the data set.
     """
     steps = np.arange(len(demo), dtype=np.int64)
     return {
@@ -230,7 +236,7 @@ def _vectors(demo: Demo, mode: str, fps: int, number: int, index: int) -> Arrays
     }
 
 
-def _pictures(demo: Demo, cameras: Sequence[str]) -> Arrays:
+def _images(demo: Demo, cameras: Sequence[str]) -> Arrays:
     """Images (T, H, W, 3) before each action."""
     names = image_names("pixels", cameras)
     return {f"observation.images.{camera}": demo.obs[names[camera]][:-1] for camera in cameras}
@@ -243,7 +249,7 @@ def _column(array: NDArray[Any]) -> pa.Array:
 
 
 def _tasks(task: str) -> pa.Table:
-    """The task and its number. LeRobot reads it with pandas, and expects the task as the index."""
+    """Table of the task and its number. LeRobot reads it with pandas, with the task as index."""
     table = pa.table({"task_index": pa.array([0], pa.int64()), "task": [task]})
     columns = [
         {"name": "task_index", "pandas_type": "int64", "numpy_type": "int64"},
@@ -269,25 +275,25 @@ class _Sink(Protocol):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an episode is."""
+    """The place of an episode in the files of one kind."""
 
     chunk: int
-    """The folder's number."""
+    """Number of the folder."""
     file: int
-    """That of the file in it."""
+    """Number of the file in it."""
     first: int
-    """That of its first frame in the file."""
+    """Number of the episode's first frame in the file."""
 
 
 class _Files:
-    """Files of one kind, one after another, each with as many whole episodes as it may have.
+    """Files of one kind, filled one after another with whole episodes.
 
     Args:
-        folder: Of the data set.
-        pattern: Of their paths in it.
-        open_file: Opens one, in a folder that is there.
-        limit: Of the size of one, MB.
-        key: Of the videos that they are.
+        folder: Folder of the data set.
+        pattern: Pattern of the files' paths in it.
+        open_file: Opens a file for writing, in a folder that exists.
+        limit: Largest size of a file before compression, MB.
+        key: Feature whose videos they are; empty for tables.
     """
 
     def __init__(
@@ -322,10 +328,10 @@ class _Files:
         """Append an episode.
 
         Args:
-            part: Of the file.
-            frames: It has.
-            size: In bytes, before compression. That of the file itself is not known before an
-                encoder is done with it, and files would be cut now here and now there.
+            part: What the file's ``write`` takes.
+            frames: Number of frames.
+            size: Size in bytes before compression: that of the compressed file is known only when
+                its encoder has finished, so the episodes in a file would depend on timing.
         """
         if self._sink is None or self._size + size > self._limit:
             if self._sink is not None:
@@ -340,7 +346,7 @@ class _Files:
         return place
 
     def _path(self) -> Path:
-        """Of the present file; its folder is made."""
+        """Path of the present file, whose folder is made."""
         chunk, number = divmod(self._number, CHUNK_FILES)
         path = self._folder / self._pattern.format(
             video_key=self._key, chunk_index=chunk, file_index=number
@@ -368,50 +374,8 @@ class _Table:
             self._writer.close()
 
 
-class _Video:
-    """An MP4 file."""
-
-    def __init__(self, fps: int, path: Path) -> None:
-        self._fps = fps
-        self._path = path
-        self._ffmpeg: subprocess.Popen[bytes] | None = None
-
-    def write(self, part: NDArray[np.uint8]) -> None:
-        """Append frames (T, H, W, 3)."""
-        if self._ffmpeg is None:
-            self._ffmpeg = self._start(*part.shape[1:3])
-        assert self._ffmpeg.stdin is not None
-        with suppress(BrokenPipeError):  # ``close`` says why it has ended
-            self._ffmpeg.stdin.write(part.tobytes())
-
-    def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
-        raw = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {self._fps}"
-        # Lossless, and without frames that look ahead, so that the first one's time is 0.
-        coder = "lossless=1:bframes=0:log-level=error"
-        coded = f"-c:v libx265 -pix_fmt gbrp -x265-params {coder} -tag:v hvc1 -g {KEYFRAMES}"
-        options = f"-v error {raw} -i - {coded}"
-        return subprocess.Popen(
-            # An absolute path is no option and no URL, whatever is in it.
-            [get_ffmpeg_exe(), *options.split(), str(self._path.absolute())],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is ours to answer
-        )
-
-    def close(self) -> None:
-        """Finish it.
-
-        Raises:
-            OSError: It could not be written.
-        """
-        if self._ffmpeg is not None:
-            _, said = self._ffmpeg.communicate()
-            if self._ffmpeg.returncode:
-                raise OSError(f"{self._path.name}: ffmpeg: {said.decode(errors='replace')}")
-
-
 class _Summary:
-    """Statistics of episodes, one after another, and of them all; nothing is estimated."""
+    """Statistics of single episodes and of all of them; they are exact, not estimates."""
 
     def __init__(self) -> None:
         self._vectors: dict[str, list[NDArray[Any]]] = defaultdict(list)
@@ -419,10 +383,10 @@ class _Summary:
         self._frames = 0
 
     def add(self, arrays: Arrays) -> Stats:
-        """Those of an episode.
+        """Count an episode in, and give its statistics.
 
         Args:
-            arrays: Of each feature: (T,), (T, n) or, of pictures, (T, H, W, channels).
+            arrays: Arrays of each feature: (T,), (T, n) or, for images, (T, H, W, channels).
         """
         stats: Stats = {}
         for key, array in arrays.items():
@@ -433,19 +397,19 @@ class _Summary:
             else:
                 levels = _count_levels(array)
                 self._levels[key] = self._levels.get(key, 0) + levels
-                stats[key] = _picture_stats(levels, len(array))
+                stats[key] = _image_stats(levels, len(array))
         self._frames += len(next(iter(arrays.values())))
         return stats
 
     def total(self) -> Stats:
-        """Those of all episodes."""
+        """Statistics of all episodes."""
         vectors = {key: _stats(np.concatenate(parts)) for key, parts in self._vectors.items()}
-        pictures = {key: _picture_stats(n, self._frames) for key, n in self._levels.items()}
-        return {**pictures, **vectors}
+        images = {key: _image_stats(n, self._frames) for key, n in self._levels.items()}
+        return {**images, **vectors}
 
 
 def _stats(rows: NDArray[Any]) -> dict[str, list[Any]]:
-    """Of each column of (N, n)."""
+    """Statistics of each column of (N, n)."""
     rows = rows.astype(float)
     stats = {"min": rows.min(0), "max": rows.max(0), "mean": rows.mean(0), "std": rows.std(0)}
     for name, share in QUANTILES.items():
@@ -453,17 +417,19 @@ def _stats(rows: NDArray[Any]) -> dict[str, list[Any]]:
     return {**{name: value.tolist() for name, value in stats.items()}, "count": [len(rows)]}
 
 
-def _count_levels(pictures: NDArray[Any]) -> NDArray[np.int64]:
-    """How often each channel of (T, H, W, C) has each of the L values of its type: (C, L)."""
-    levels = np.iinfo(pictures.dtype).max + 1
-    channels = range(pictures.shape[-1])
-    return np.stack([np.bincount(pictures[..., c].ravel(), minlength=levels) for c in channels])
+def _count_levels(images: NDArray[Any]) -> NDArray[np.int64]:
+    """Counts (C, L) of the L values of the type in each channel of images (T, H, W, C)."""
+    levels = np.iinfo(images.dtype).max + 1
+    channels = range(images.shape[-1])
+    return np.stack([np.bincount(images[..., c].ravel(), minlength=levels) for c in channels])
 
 
-def _picture_stats(counts: NDArray[np.int64], frames: int) -> dict[str, list[Any]]:
-    """Of each channel, from how often it has each value (C, L).
+def _image_stats(counts: NDArray[np.int64], frames: int) -> dict[str, list[Any]]:
+    """Statistics of each channel, (3, 1, 1) as in LeRobot with 1 for white.
 
-    As LeRobot has them: (3, 1, 1), 1 being white.
+    Args:
+        counts: Counts (C, L) of the values of each channel.
+        frames: Number of frames.
     """
     levels = np.arange(counts.shape[1])
     shares = counts.cumsum(1) / counts.sum(1, keepdims=True)

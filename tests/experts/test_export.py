@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import experts.dataset.to_lerobot
 import experts.export
+import komo_envs.utils.video
 from experts.dataset.format import Demo, DemoFile, write_demo, write_head
 from experts.dataset.recorder import Recipe, Recorder
 from experts.export import Arguments, export
@@ -61,7 +62,7 @@ def path(request: pytest.FixtureRequest, paths: dict[str, Path]) -> Path:
     return paths[request.param]
 
 
-def pictures(demo: Demo, key: str) -> dict[str, NDArray[Any]]:
+def images_of(demo: Demo, key: str) -> dict[str, NDArray[Any]]:
     """Pixels or depth of a demonstration, by camera."""
     return {
         name.removeprefix(key).removeprefix("_") or "front": array
@@ -134,7 +135,7 @@ def test_lerobot(
                 "index": np.arange(index, index + len(demo)),
                 "task_index": np.zeros(len(demo)),
             }
-            for camera, pixels in pictures(demo, "pixels").items():
+            for camera, pixels in images_of(demo, "pixels").items():
                 key = f"observation.images.{camera}"
                 frames = reader.frames(number, key, rows["timestamp"])
                 np.testing.assert_array_equal(frames, pixels[:-1])
@@ -184,7 +185,7 @@ def test_lerobot_says_what_it_has(path: Path, tmp_path: Path) -> None:
     assert (info["codebase_version"], info["robot_type"], info["fps"]) == ("v3.0", "panda", 10)
     assert info["splits"] == {"train": f"0:{len(demos)}"}
     table = pq.read_schema(tmp_path / "out/data/chunk-000/file-000.parquet")
-    cameras = set(pictures(demos[0], "pixels"))
+    cameras = set(images_of(demos[0], "pixels"))
     images = {f"observation.images.{camera}" for camera in cameras}
     assert set(info["features"]) == set(table.names) | images
     assert set(reader.stats) == set(info["features"])
@@ -208,7 +209,7 @@ def test_lerobot_says_what_it_has(path: Path, tmp_path: Path) -> None:
         reader.stats["action"], np.concatenate([d.actions[env.control_mode] for d in demos])
     )
     for camera in cameras:
-        pixels = np.concatenate([pictures(demo, "pixels")[camera][:-1] for demo in demos])
+        pixels = np.concatenate([images_of(demo, "pixels")[camera][:-1] for demo in demos])
         check_stats(reader.stats[f"observation.images.{camera}"], pixels / 255.0)
 
 
@@ -241,7 +242,7 @@ def test_minari(minari: Any, path: Path, tmp_path: Path, monkeypatch: pytest.Mon
     for demo, episode, about in zip(demos, dataset.iterate_episodes(), metadata, strict=True):
         observations = episode.observations
         for key in ("pixels", "depth"):
-            for camera, array in pictures(demo, key).items():
+            for camera, array in images_of(demo, key).items():
                 found = observations[key]
                 found = found[camera] if isinstance(found, dict) else found
                 if key == "depth":
@@ -290,7 +291,7 @@ def test_minari_records_infos_and_a_scene_of_them_can_be_set_up(
     steps = [env.reset(seed=0), *(env.step(env.action_space.sample())[::4] for _ in range(2))]
     infos = [info for _, info in steps]
     buffer = minari.data_collector.EpisodeBuffer(
-        observations={key: [seen[key] for seen, _ in steps] for key in steps[0][0]},
+        observations={key: [observed[key] for observed, _ in steps] for key in steps[0][0]},
         actions=[env.action_space.low] * 2,
         rewards=[0.0, 0.0],
         terminations=[False, False],
@@ -333,11 +334,11 @@ def test_minari_recovers_the_environment(
     assert env.action_space == dataset.action_space
     [about] = dataset.storage.get_episode_metadata([1])
     episode = dataset[1]
-    seen, _ = env.reset(seed=about["seed"], options=about["options"])
+    observation, _ = env.reset(seed=about["seed"], options=about["options"])
     for step in range(4):
-        assert_same(seen["agent_pos"], episode.observations["agent_pos"][step])
-        assert dataset.observation_space.contains(seen)
-        seen, reward, *_ = env.step(episode.actions[step])
+        assert_same(observation["agent_pos"], episode.observations["agent_pos"][step])
+        assert dataset.observation_space.contains(observation)
+        observation, reward, *_ = env.step(episode.actions[step])
         assert reward == episode.rewards[step]
     env.close()
 
@@ -445,7 +446,7 @@ def test_nothing_is_left_of_an_export_that_stops(
 def test_a_video_that_cannot_be_written_is_an_error(
     paths: dict[str, Path], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experts.dataset.to_lerobot, "get_ffmpeg_exe", lambda: "false")
+    monkeypatch.setattr(komo_envs.utils.video, "get_ffmpeg_exe", lambda: "false")
     code, said = exported(command, paths["push"], tmp_path / "out", "--to", "lerobot")
     assert (code, said.count("\n")) == (1, 1)
     assert "file-000.mp4: ffmpeg" in said
