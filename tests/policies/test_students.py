@@ -25,6 +25,7 @@ from policies import load_policy
 from policies.rollout import successes
 from policies.spec import PRETRAINED
 from policies.student import obstacle_map
+from policies.student.actions import ActionEncoding
 from policies.student.checkpoint import load_checkpoint
 from policies.student.config import make
 from policies.student.features import features_of
@@ -100,6 +101,19 @@ def test_a_batch_is_learned_by_heart(demos, task, options):
         optimizer.step()
         errors.append(float(losses.actions.detach()))
     assert np.mean(errors[-10:]) < 0.3 * np.mean(errors[:5])
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize("command_slice", [(0, 0), (2, 5)])
+def test_decoding_is_the_inverse_of_encoding(command_slice, rotated):
+    encoding = ActionEncoding(command_slice, rotated)
+    rng = np.random.default_rng(0)
+    shapes = ((6, 4, 3), (6, 5), (6, 2), (6, 2))
+    actions, *given = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    encoded = encoding.encode(actions, *given)
+    assert np.array_equal(encoded, actions) == (command_slice == (0, 0) and not rotated)
+    decoded = encoding.decode(*map(torch.from_numpy, (encoded, *given)))
+    np.testing.assert_allclose(decoded, actions, atol=1e-5)
 
 
 def test_images_that_are_too_small_are_refused(tmp_path, command):
