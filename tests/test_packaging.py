@@ -111,12 +111,16 @@ def test_every_command_is_installed(bin_folder, run):
     assert "usage: komo-run" in done.stdout
 
 
-@pytest.mark.parametrize("executor", ["local", "ray"])
-def test_commands_find_ours_where_the_user_has_modules_of_our_names(run, tmp_path, executor):
+@pytest.mark.parametrize(
+    ("policy", "executor"), [("zero", "local"), ("pretrained:push", "local"), ("zero", "ray")]
+)
+def test_commands_find_ours_where_the_user_has_modules_of_our_names(
+    run, tmp_path, policy, executor
+):
     if executor == "ray":
         pytest.importorskip("ray")
     arguments = ("--env", "KomoPush-v0", "--episodes", 2, "--workers", 2, "--executor", executor)
-    done = run("komo-run", "--policy", "zero", *arguments, "--no-report", "--out", "scored")
+    done = run("komo-run", "--policy", policy, *arguments, "--no-report", "--out", "scored")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "scored" / "result.json").read_text())
     assert len(result["episodes"]) == 2
