@@ -59,7 +59,7 @@ ENCODING = (
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
 Stats = dict[str, dict[str, list[Any]]]
-"""Statistics of each feature, as lists: ``min``, ``max``, ``mean``, ``std``, ``count``, quantiles."""
+"""Statistics of each feature, as lists: min, max, mean, std, count and quantiles."""
 
 
 def write(file: DemoFile, demos: Iterable[Demo], mode: str, folder: Path) -> str:
