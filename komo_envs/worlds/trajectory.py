@@ -2,8 +2,8 @@
 
 The motions are cubics, which take as little acceleration as a period allows. A time-optimal planner
 such as Ruckig would begin and end each period with all the acceleration that is allowed: with the
-Panda's limits of jerk, about twice the acceleration and more than four times the jerk (root mean
-squares over the experts' references).
+Panda's limits of jerk, about twice the acceleration and four times the jerk (root mean squares over
+the experts' references).
 """
 
 from __future__ import annotations
