@@ -1,4 +1,4 @@
-"""Play stored demonstrations again, and compare: ``python -m experts.replay demos/push.h5``."""
+"""Replay stored demonstrations and compare: ``python -m experts.replay demos/push.h5``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tyro.conf import Positional
 from experts.dataset.format import Arrays, Demo, DemoFile, flatten, pack_state
 from experts.dataset.recorder import SOURCES
 from komo_envs.control import CONTROL_MODES
+from komo_envs.env import unwrap
 from komo_envs.utils import provenance
 from komo_envs.utils.cli import fail, parse, plain, printing
 from komo_envs.utils.stats import wilson
@@ -30,41 +31,40 @@ MODULE = "experts.replay"
 
 @dataclass(frozen=True)
 class Arguments:
-    """Set up each stored scene, play the stored actions, and compare what comes out.
+    """Set up each stored scene, play the stored actions, and compare the results.
 
-    First what was done, which has to give the same states and images, bit for bit; then what the
-    expert wanted, in each control mode, which has to succeed as often. Ends with exit code 1 where
-    something differs.
+    The executed actions have to give the same states and images, bit for bit; the expert's actions,
+    played in each control mode, have to succeed as often. The exit code is 1 if something differs.
     """
 
     file: Positional[Path]
-    """Of demonstrations."""
+    """File of demonstrations, HDF5."""
     episodes: int | None = None
-    """How many, the first ones; all if not given."""
+    """Number of demonstrations, from the first on; all if not given."""
     workers: int | None = None
-    """Processes that play; as many as there are cores if not given."""
+    """Number of worker processes; as many as cores if not given."""
     trust_code: bool = False
-    """Whether the file may name a module that is imported, which runs its code: an
-    environment of the kind module:Id."""
+    """Whether a module that the file names (an env module:Id) may be imported, which runs its
+    code."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What came of one demonstration."""
+class ReplayComparison:
+    """Comparison of one demonstration with its replays."""
 
     demo: int
     stored: bool
     """Whether it succeeded when it was collected."""
     difference: str | None
-    """The first thing that differs in what was done: None if nothing does."""
+    """The first array that differs when the executed actions are played; None if none does."""
     successes: dict[str, bool]
-    """By control mode, whether it succeeds when the expert's actions are played in it."""
+    """Success when the expert's actions are played, by control mode."""
     same: dict[str, bool]
-    """By control mode, whether it then ends in the same state, bit for bit."""
+    """Whether the final state is then the same, bit for bit, by control mode."""
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     arguments = parse(Arguments, MODULE)
     try:
         with DemoFile(arguments.file, arguments.trust_code) as file:
@@ -90,20 +90,20 @@ def main() -> None:
     except (WorkerError, OSError) as error:
         fail(MODULE, f"stopped: {plain(error)}", code=1)
     with printing(MODULE, "everything is compared"):
-        good = show(comparisons, mode)
+        good = print_results(comparisons, mode)
         if not good and others:
-            print(f"They were collected elsewhere, with {others}.")
+            print(f"They were collected with other versions or hardware: {others}.")
     raise SystemExit(0 if good else 1)
 
 
 def other_versions(file: DemoFile) -> str:
-    """Of what the file was collected with, what is not the same here, in words."""
+    """Versions and machine of a file that differ from those here, in words."""
     here = {**provenance.versions([file.env_id], SOURCES), **provenance.machine()}
     there = {**file.head["versions"], **file.head["machine"]}
     return ", ".join(f"{name} {value}" for name, value in there.items() if here.get(name) != value)
 
 
-def play(path: Path, episodes: int, workers: int, trust_code: bool) -> list[Comparison]:
+def play(path: Path, episodes: int, workers: int, trust_code: bool) -> list[ReplayComparison]:
     """Play the first demonstrations of a file again.
 
     Raises:
@@ -111,7 +111,7 @@ def play(path: Path, episodes: int, workers: int, trust_code: bool) -> list[Comp
     """
     comparisons = []
     with Workers(workers, partial(Replayer, path, trust_code)) as pool:
-        tasks = [Job(index) for index in range(episodes)]
+        tasks = [ReplayJob(index) for index in range(episodes)]
         console = Console(stderr=True)
         hidden = not sys.stderr.isatty()
         for played in track(
@@ -123,38 +123,43 @@ def play(path: Path, episodes: int, workers: int, trust_code: bool) -> list[Comp
     return sorted(comparisons, key=lambda comparison: comparison.demo)
 
 
-class Job(NamedTuple):
-    """A demonstration to play: what ``Replayer.play`` takes."""
+class ReplayJob(NamedTuple):
+    """A demonstration to play: the arguments of ``Replayer.play``."""
 
     demo: int
 
     def __str__(self) -> str:
-        """As an error names it."""
+        """The job's name in errors."""
         return f"demo_{self.demo}"
 
 
 class Replayer:
-    """Plays demonstrations of a file again."""
+    """Plays demonstrations of a file again.
+
+    Args:
+        path: Path of the file.
+        trust_code: Whether the module of its env may be imported, if it names one.
+    """
 
     def __init__(self, path: Path, trust_code: bool) -> None:
         self._file = DemoFile(path, trust_code)
         self._env = self._file.make_env()
 
-    def play(self, index: int) -> Comparison:
+    def play(self, index: int) -> ReplayComparison:
         """Play one, and compare."""
         demo = self._file[index]
         difference = first_difference(self._env, demo)
         successes, same = {}, {}
         for mode in CONTROL_MODES:
-            # Whoever was disturbed on the way has not gone where these actions alone lead.
+            # A disturbed demonstration is not what these actions alone lead to.
             if not self._file.perturbed:
                 self._env.close()  # never more than one simulation
                 env = self._file.make_env(obs_mode="state", control_mode=mode)
                 successes[mode] = plays_to_success(env, demo.scene, demo.actions[mode])
-                state = pack_state(env.unwrapped.state)  # type: ignore[attr-defined]
+                state = pack_state(unwrap(env).state)
                 same[mode] = np.array_equal(state, demo.states[-1])
                 env.close()
-        return Comparison(index, demo.success, difference, successes, same)
+        return ReplayComparison(index, demo.success, difference, successes, same)
 
     def close(self) -> None:
         """Close env and file."""
@@ -163,25 +168,25 @@ class Replayer:
 
 
 def first_difference(env: gym.Env[Any, Any], demo: Demo) -> str | None:
-    """Play what was done; what first comes out other than it did, or None.
+    """Play the executed actions, and name the first array that differs; None if none does.
 
     Args:
-        env: As it was collected in.
-        demo: What is to come out.
+        env: Env as the demonstration was collected in.
+        demo: Demonstration.
     """
-    inner: Any = env.unwrapped
+    inner = unwrap(env)
     reward: Any = 0.0
     observation, info = env.reset(options={"scene": demo.scene})
     for step in range(len(demo) + 1):
-        seen: Arrays = {**flatten(observation), **flatten(inner.observe("state"))}
-        seen["states"] = pack_state(inner.state)
+        actual: Arrays = {**flatten(observation), **flatten(inner.observe("state"))}
+        actual["states"] = pack_state(inner.state)
         expected = {name: values[step] for name, values in demo.obs.items()}
         expected["states"] = demo.states[step]
         if step > 0:
-            seen |= {"success": np.array(info["is_success"]), "reward": np.array(reward)}
+            actual |= {"success": np.array(info["is_success"]), "reward": np.array(reward)}
             expected |= {"success": demo.successes[step - 1], "reward": demo.rewards[step - 1]}
         for name, value in expected.items():
-            if name not in seen or not np.array_equal(seen[name], value):
+            if name not in actual or not np.array_equal(actual[name], value):
                 return f"{name} at step {step}"
         if step < len(demo):
             observation, reward, _, _, info = env.step(demo.executed[step])
@@ -191,7 +196,7 @@ def first_difference(env: gym.Env[Any, Any], demo: Demo) -> str | None:
 def plays_to_success(
     env: gym.Env[Any, Any], scene: dict[str, Any], actions: NDArray[np.float32]
 ) -> bool:
-    """Whether playing these actions (T, A), whatever happens, ends in success."""
+    """Whether playing actions (T, A) open loop ends in success."""
     env.reset(options={"scene": scene})
     for action in actions:
         _, _, terminated, truncated, info = env.step(action)
@@ -200,16 +205,15 @@ def plays_to_success(
     return bool(info["is_success"])
 
 
-def show(comparisons: Sequence[Comparison], acted_in: str | None) -> bool:
-    """Print what came out.
+def print_results(comparisons: Sequence[ReplayComparison], acted_in: str | None) -> bool:
+    """Print the comparisons.
 
     Args:
-        comparisons: Of all that was played.
-        acted_in: Control mode in which it was collected; None if something else was done than the
-            expert wanted.
+        comparisons: Comparisons of all demonstrations that were played.
+        acted_in: Control mode of the collection; None if executed actions differ from the expert's.
 
     Returns:
-        Whether it is all as it should be.
+        Whether nothing differs that has to be the same.
     """
     count = len(comparisons)
     different = [c for c in comparisons if c.difference]
@@ -217,7 +221,7 @@ def show(comparisons: Sequence[Comparison], acted_in: str | None) -> bool:
     for comparison in different[:10]:
         print(f"demo_{comparison.demo}: {comparison.difference} differs")
     if acted_in is None:
-        print("Something else was done than the expert wanted, so that is not played by itself.")
+        print("Executed actions differ from the expert's, so the expert's are not played alone.")
         return not different
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for heading in ("played in", "successes", "95 % interval", "the same, bit for bit"):

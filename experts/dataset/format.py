@@ -6,16 +6,16 @@
                             intervention, the step at which the expert intervenes
         obs/KEY             (T, ...) before each action, by the keys of the env's observations:
           pixels            uint8 (T, H, W, 3); with several cameras, pixels_front and so on
-          depth             uint16 (T, H, W, 1), mm, 0 where nothing is seen
-          agent_pos, goal   float32, what a robot knows (obs_mode "rgb", "depth", "rgbd")
+          depth             uint16 (T, H, W, 1), mm, 0 where there is none
+          agent_pos, goal   float32, not privileged (obs_mode "rgb", "depth", "rgbd")
           observation, achieved_goal, desired_goal     float32, privileged (obs_mode "state")
         final_obs/KEY       (1, ...) the same after the last action
         states              float64 (T, S), the whole state of the world: see ``pack_state``
         final_state         float64 (1, S)
-        action_dict/MODE    float32 (T, A), what the expert wants, in every control mode; where a
-                            student acts until the intervention, what it does
-        actions             that of the env's own control mode, the same data
-        executed_actions    float32 (T, A), what was done in the env's own control mode
+        action_dict/MODE    float32 (T, A), the expert's actions in every control mode; before an
+                            intervention, the student's
+        actions             those of the env's own control mode, the same data
+        executed_actions    float32 (T, A), the executed ones, in the env's own control mode
         rewards             float64 (T,), sparse
         dones               bool (T,), true at the end
         reward_terms/NAME   float64 (T,), terms of the dense reward
@@ -24,7 +24,7 @@
       demo_1 ...
     mask/successful         names of the demonstrations that end in success
 
-Observations and states are what the env gave, bit for bit, but for depth, which is rounded to mm.
+Observations and states are those of the env, bit for bit, except for depth, which is rounded to mm.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ FORMAT = "komo-envs demonstrations"
 VERSION = 3
 
 HEAD = ("env_args", "recipe", "versions", "machine")
-"""What a file says of all its demonstrations, as attributes of ``data`` in JSON."""
+"""Attributes of ``data`` that concern all demonstrations of a file, in JSON."""
 
 OPTIONS = ("obs_mode", "control_mode", "image_size", "cameras", "shadows", "lab")
-"""Of their env, those that a file may name."""
+"""Options of the env that a file may name."""
 
 MOST_BYTES = 2**30
-"""Of one array of a demonstration."""
+"""Largest size of one array of a demonstration."""
 
 Arrays = dict[str, NDArray[Any]]
 """Arrays by name; a ``/`` in a name is a group of the file."""
 
 # Measured on both tasks: several frames a chunk are a third smaller than one, since frames are
-# much alike; more than 8 gain little, and a reader of single frames has to unpack them all.
+# similar; more than 8 gain little, and a reader of single frames has to unpack them all.
 FRAMES_PER_CHUNK = 8
 GZIP_LEVEL = 6
 
@@ -76,22 +76,22 @@ class Demo:
     """One demonstration of T actions."""
 
     seed: int
-    """Of its scene, and of all that was drawn on the way."""
+    """Seed of the scene and of everything else that was sampled in the episode."""
     scene: Scene
     style: dict[str, Any]
-    """How the expert went about it: the fields of ``experts.Style``."""
+    """Style of the expert: the fields of ``experts.Style``."""
     success: bool
-    """At its end."""
+    """Success at the end."""
     terminated: bool
-    """Whether success ended it, not the time limit."""
+    """Whether success ended the episode, not the time limit."""
     obs: Arrays
-    """What was observed before each action, and after the last one: (T + 1, ...) each."""
+    """Observations before each action, and after the last one: (T + 1, ...) each, by key."""
     states: NDArray[np.float64]
     """(T + 1, S), see ``pack_state``."""
     actions: Arrays
-    """What the expert wants, by control mode: (T, A) each."""
+    """The expert's actions, by control mode: (T, A) each."""
     executed: NDArray[np.float32]
-    """(T, A), what was done, in the env's own control mode."""
+    """Executed actions (T, A), in the env's own control mode."""
     rewards: NDArray[np.float64]
     """(T,)"""
     reward_terms: Arrays
@@ -108,7 +108,7 @@ class Demo:
 
 
 def pack_state(state: WorldState) -> NDArray[np.float64]:
-    """The state of a world with N bodies as (98 + 13 N,).
+    """Pack the state of a world with N bodies into (98 + 13 N,).
 
     Time, q (7), qdot (7), link poses (11 x 7), body poses (N x 7), body velocities (N x 6).
     """
@@ -120,7 +120,7 @@ _BEFORE_BODIES = 1 + 7 + 7 + 11 * 7
 
 
 def unpack_state(row: NDArray[np.float64]) -> WorldState:
-    """The inverse of ``pack_state``."""
+    """Unpack what ``pack_state`` has packed."""
     bodies = (len(row) - _BEFORE_BODIES) // 13
     poses = _BEFORE_BODIES + 7 * bodies
     return WorldState(
@@ -134,7 +134,7 @@ def unpack_state(row: NDArray[np.float64]) -> WorldState:
 
 
 def flatten(observation: Mapping[str, Any]) -> Arrays:
-    """An observation as the file keeps it: images by names of their own, depth in mm."""
+    """Flatten an observation as in a file: each image under its own name, depth in mm."""
     flat: Arrays = {}
     for key, value in observation.items():
         images = value if isinstance(value, Mapping) else {None: value}
@@ -145,7 +145,7 @@ def flatten(observation: Mapping[str, Any]) -> Arrays:
 
 
 def image_names(key: str, cameras: Sequence[str]) -> dict[str, str]:
-    """What ``flatten`` calls the images of ``key``, ``"pixels"`` or ``"depth"``, by camera."""
+    """Names that ``flatten`` gives the images of ``"pixels"`` or ``"depth"``, by camera."""
     if len(cameras) == 1:
         return {cameras[0]: key}
     return {camera: f"{key}_{camera}" for camera in cameras}
@@ -155,8 +155,8 @@ def write_demo(group: h5py.Group, demo: Demo, mode: str) -> None:
     """Write a demonstration into an empty group.
 
     Args:
-        group: Of the file.
-        demo: To write.
+        group: Empty group of the file.
+        demo: Demonstration to write.
         mode: The env's own control mode.
     """
     attributes = {
@@ -189,7 +189,7 @@ def write_demo(group: h5py.Group, demo: Demo, mode: str) -> None:
 
 def _write(group: h5py.Group, name: str, array: NDArray[Any]) -> None:
     frames = len(array) if array[0].nbytes < 1024 else min(len(array), FRAMES_PER_CHUNK)
-    # Neighbouring bytes of wide numbers differ; the shuffle brings those of one rank together.
+    # Neighboring bytes of wide numbers differ; the shuffle brings those of one rank together.
     group.create_dataset(
         name,
         data=array,
@@ -201,7 +201,7 @@ def _write(group: h5py.Group, name: str, array: NDArray[Any]) -> None:
 
 
 def read_demo(group: h5py.Group) -> Demo:
-    """Read what ``write_demo`` has written."""
+    """Read a demonstration that ``write_demo`` has written."""
 
     def arrays(name: str) -> Arrays:
         found: Arrays = {}
@@ -232,7 +232,7 @@ def read_demo(group: h5py.Group) -> Demo:
 
 
 def demo_bytes(demo: Demo, mode: str) -> bytes:
-    """A file in memory with nothing but one demonstration, in the group ``demo``."""
+    """Bytes of an HDF5 file with one demonstration, in the group ``demo``."""
     memory = io.BytesIO()
     with h5py.File(memory, "w") as file:
         write_demo(file.create_group("demo"), demo, mode)
@@ -240,11 +240,11 @@ def demo_bytes(demo: Demo, mode: str) -> bytes:
 
 
 def write_head(file: h5py.File, head: Mapping[str, Any]) -> None:
-    """Write what a file says of all its demonstrations, which it already has.
+    """Write the attributes that concern all demonstrations into a file that has these.
 
     Args:
-        file: Has the group ``data``.
-        head: ``env_args``, ``recipe``, ``versions`` and ``machine``, of what JSON knows.
+        file: File with the group ``data``.
+        head: Values of ``HEAD``, of types that JSON has.
     """
     data = file["data"]
     samples = [data[f"demo_{i}"].attrs["num_samples"] for i in range(len(data))]
@@ -259,9 +259,10 @@ def write_head(file: h5py.File, head: Mapping[str, Any]) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What is raised inside is a ValueError that says that the file is damaged.
+    """Inside, errors become a ValueError that the file is damaged: HDF5 raises many kinds.
 
-    HDF5 has errors of many kinds for it.
+    Args:
+        path: Path of the file.
     """
     try:
         yield
@@ -272,16 +273,14 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def _own(group: h5py.Group, name: str) -> Any:
-    """What a group has under a name. A link is refused: it may lead into another file."""
+    """The item of a group under a name. Links are refused: they may lead into other files."""
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"{group.name}: {name}: expected the data themselves, no link to others")
     return group[name]
 
 
 def _check_parts(group: h5py.Group) -> None:
-    """Refuse arrays that claim to be larger than memory should ever have to hold, and whatever
-    leads elsewhere: into another file, or around in circles.
-    """
+    """Refuse arrays that claim to be larger than ``MOST_BYTES``, links, and data in other files."""
     for name in group:
         item = _own(group, name)
         if isinstance(item, h5py.Group):
@@ -293,10 +292,10 @@ def _check_parts(group: h5py.Group) -> None:
 
 
 def _open(path: Path) -> h5py.File:
-    """An HDF5 file, open for reading.
+    """Open an HDF5 file for reading.
 
     Raises:
-        ValueError: It is none, or another process has it open for writing.
+        ValueError: It is no HDF5 file, or another process has it open for writing.
         OSError: It cannot be read.
     """
     try:
@@ -318,11 +317,11 @@ class DemoFile:
     """A file of demonstrations, open for reading. A context; ``file[i]`` is a ``Demo``.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         trust_code: Whether the module of its env may be imported, if it names one.
 
     Raises:
-        ValueError: It is no such file, or one of another version of the format.
+        ValueError: It is no valid file of demonstrations, or of another version of the format.
         OSError: It cannot be read.
     """
 
@@ -388,10 +387,10 @@ class DemoFile:
         return (self[index] for index in range(len(self)))
 
     def group(self, index: int) -> h5py.Group:
-        """The group of a demonstration, to read single arrays of it; see ``reading``.
+        """The group of a demonstration, to read single arrays of it inside ``reading``.
 
         Raises:
-            IndexError: There is none.
+            IndexError: There is no such demonstration.
             ValueError: It is damaged, or claims a size that no demonstration has.
         """
         if not 0 <= index < len(self):
@@ -403,17 +402,17 @@ class DemoFile:
 
     @property
     def env_id(self) -> str:
-        """Of the env that they were collected in."""
+        """Id of the env that they were collected in."""
         return str(self.env_args["env_name"])
 
     @property
     def control_mode(self) -> str:
-        """Of that env: of ``executed_actions``, and of ``actions``."""
+        """Control mode of that env, of ``executed_actions``, and of ``actions``."""
         return str(self.env_args["env_kwargs"]["control_mode"])
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Names of the cameras that see."""
+        """Names of the cameras."""
         return tuple(self.env_args["env_kwargs"]["cameras"])
 
     @property
@@ -434,11 +433,11 @@ class DemoFile:
 
     @property
     def perturbed(self) -> bool:
-        """Whether something else was done than the expert wanted."""
+        """Whether executed actions differ from the expert's."""
         return bool(self.recipe["noise"]) or self.recipe["student"] is not None
 
     def make_env(self, **options: Any) -> gym.Env[Any, Any]:
-        """The env that they were collected in, in simulation, or that with other options.
+        """Make the env that they were collected in, in simulation, perhaps with other options.
 
         Raises:
             ValueError: There is no such env, or it has no such options, or its module is not

@@ -1,4 +1,4 @@
-"""Recording: an expert plays an episode, and all that a student may need is kept."""
+"""Recording episodes of an expert, with everything that a student may need."""
 
 from __future__ import annotations
 
@@ -19,50 +19,51 @@ from komo_envs.entities import Array
 from komo_envs.env import KomoEnv, unwrap
 from komo_envs.lab import Lab, load_lab
 from komo_envs.lab.world import LabWorld
+from komo_envs.observations import Observation
 from komo_envs.utils import provenance
 from komo_envs.worlds import Backend
 
 SOURCES = ("komo_envs", "experts")
-"""The packages whose source decides what a demonstration is."""
+"""Packages whose source decides how demonstrations come out."""
 
 MOST_NOISE = 0.05  # m
 NOISE_CORRELATION = 0.8
-"""Of the disturbance in one period with that in the last: it wanders, and does not shake."""
+"""Correlation of the disturbances in neighboring periods: the tool wanders, and does not shake."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What decides how demonstrations come out, besides their seeds."""
+    """Options that decide, with the seeds, how demonstrations come out."""
 
     env: str
     """Id of the environment, or module:Id."""
     control_mode: str = "ee"
-    """joint, ee or ee_delta: what the expert acts in. The file has the actions of all three; in ee
-    they all make the same motion, in joint the expert takes postures that the others do not."""
+    """Control mode of the expert: joint, ee or ee_delta. The file has the actions of all three; in
+    ee they all make the same motion, in joint the expert takes postures that the others do not."""
     image_size: int = 96
-    """Side of the images, in pixels."""
+    """Side of the images, pixels."""
     cameras: tuple[str, ...] = ("front",)
     """Names of the cameras: front, wrist."""
     noise: float = 0.0
-    """Standard deviation in m of a disturbance of where the tool goes, at most 0.05, while what the
-    expert wants is recorded: its own corrections. Of a rotation, it is twice as many rad, as the
-    limits of a step are."""
+    """Standard deviation of a disturbance of the tool's position, at most 0.05 m. The recorded
+    actions do not contain it: they are the expert's corrections. Rotations are disturbed in
+    proportion to the limits of a step: by twice as many rad."""
     backend: Backend = "sim"
-    """sim; botop, a robot that rai's BotOp simulates in real time; real, that of the lab. What was
-    collected in real time cannot be replayed."""
+    """Backend: sim; botop, a robot that rai's BotOp simulates in real time; real, the robot of the
+    lab. Demonstrations collected in real time cannot be replayed."""
     lab: str | None = None
-    """The file that says what a laboratory has: pictures are seen from where its cameras are. For
-    world real, with a marker on whatever moves."""
+    """Laboratory file, for images from the poses of its cameras. With backend real, everything that
+    moves needs a marker."""
     diverse: bool = False
-    """Draw how the expert goes about it: on which side, by which by-way, with which posture (which
-    shows in control mode joint alone)."""
+    """Sample the expert's style in each episode: its side, via point and null-space posture (the
+    last has an effect in control mode joint only)."""
 
 
 def lab_of(recipe: Recipe) -> Lab | None:
-    """What its laboratory has; None if it has none.
+    """The laboratory of a recipe; None if it has none.
 
     Raises:
-        ValueError: The file is not there, or none of that kind.
+        ValueError: The file is missing, or no valid laboratory file.
     """
     try:
         return None if recipe.lab is None else load_lab(recipe.lab)
@@ -71,22 +72,22 @@ def lab_of(recipe: Recipe) -> Lab | None:
 
 
 class Student(Protocol):
-    """Whoever acts while the expert says what it would do: anything with ``predict``."""
+    """A policy that acts in place of the expert: anything with ``predict``."""
 
     @property
     def predict(self) -> Callable[..., tuple[NDArray[Any], Any]]:
-        """Gives the next action (A,), in the env's control mode, and a state."""
+        """A function that gives the next action (A,), in the env's control mode, and a state."""
 
 
 class Recorder:
-    """Records one episode for each seed; what comes out depends on recipe, seed and student alone.
+    """Records one episode for each seed. It depends on recipe, seed and student only.
 
     Args:
-        recipe: What decides how they come out.
-        lab: What the recipe's laboratory has.
+        recipe: Options of the demonstrations.
+        lab: The recipe's laboratory.
 
     Raises:
-        ValueError: The recipe's env has no expert, or an option is not one of its.
+        ValueError: The recipe's env has no expert, or does not take an option.
     """
 
     def __init__(self, recipe: Recipe, lab: Lab | None = None) -> None:
@@ -110,14 +111,14 @@ class Recorder:
             "type": 2,  # robomimic's number for Gym
             "env_kwargs": options,
         }
-        """How the env was made, as robomimic has it."""
+        """Arguments of the env, in robomimic's form."""
 
     def head(self, seeds: range, student: str | None = None) -> dict[str, Any]:
-        """What a file of the demonstrations of ``seeds`` says of them all.
+        """Attributes of a file that concern all its demonstrations.
 
         Args:
-            seeds: One for each.
-            student: What to call who acted, if it was not the expert.
+            seeds: Seeds of the demonstrations, one each.
+            student: Name of the student that acts in them; None if only the expert does.
         """
         machine = provenance.machine()
         head = {
@@ -128,7 +129,7 @@ class Recorder:
                 "student": student,
             },
             "versions": provenance.versions([self._recipe.env], SOURCES),
-            # What the last digits depend on.
+            # The last digits depend on it.
             "machine": {name: machine[name] for name in provenance.KIND},
         }
         return dict(json.loads(json.dumps(head)))  # as it will be read again
@@ -139,9 +140,9 @@ class Recorder:
         """Play the episode of a seed.
 
         Args:
-            seed: Of the scene, and of whatever else is drawn.
-            student: Acts in place of the expert, whose actions are recorded all the same: what it
-                would do where the student has gone.
+            seed: Seed of the scene, and of everything else that is sampled.
+            student: Acts in place of the expert, whose actions are recorded as labels of the states
+                that the student visits.
             intervention: Step at which the expert intervenes, 1 or more; the student acts before,
                 and the expert's answers to those steps are not recorded. None for no intervention.
         """
@@ -163,7 +164,7 @@ class Recorder:
                 assert student is not None
                 first = np.array([not executed])
                 action, state = student.predict(observation, state=state, episode_start=first)
-            if leads and intervention is not None:  # nobody asks what the expert would do
+            if leads and intervention is not None:  # the expert is not asked
                 wanted = inner.controller.preview(inner.controller.check(action))
                 wish = action
             else:
@@ -212,20 +213,23 @@ class Recorder:
 
 
 def _observe(
-    obs: dict[str, list[np.ndarray]], states: list[np.ndarray], env: KomoEnv, seen: Any
+    obs: dict[str, list[np.ndarray]],
+    states: list[np.ndarray],
+    env: KomoEnv,
+    observation: Observation,
 ) -> None:
-    """Keep what was seen, and what only the simulator knows."""
-    for key, value in {**flatten(seen), **flatten(env.observe("state"))}.items():
+    """Append an observation, the privileged one, and the state of the world."""
+    for key, value in {**flatten(observation), **flatten(env.observe("state"))}.items():
         obs[key].append(value)
     states.append(pack_state(env.state))
 
 
 class _Disturbance:
-    """A random motion of the tool around where it is wanted: an Ornstein-Uhlenbeck process."""
+    """A random deviation of the tool from its wanted position: an Ornstein-Uhlenbeck process."""
 
     def __init__(self, env: KomoEnv, deviation: float, seed: int) -> None:
         self._env = env
-        # The scene is drawn from the seed alone: the word keeps the two apart.
+        # The scene is sampled from the seed alone: the word keeps the two apart.
         self._rng = np.random.default_rng([seed, *b"noise"])
         step = env.task.end_effector.step
         self._deviation = deviation * step / step[0]
@@ -235,7 +239,7 @@ class _Disturbance:
         """The action (A,) that asks for joint positions ``wanted`` (7,), disturbed."""
         controller = self._env.controller
         kept = np.sqrt(1.0 - NOISE_CORRELATION**2)
-        drawn = self._rng.standard_normal(len(self._offset))
-        self._offset = NOISE_CORRELATION * self._offset + kept * self._deviation * drawn
+        sample = self._rng.standard_normal(len(self._offset))
+        self._offset = NOISE_CORRELATION * self._offset + kept * self._deviation * sample
         target = controller.coordinates(wanted) + self._offset
         return controller.encode(controller.solve(target, rest=wanted))
