@@ -1,4 +1,4 @@
-"""KOMO experts: privileged policies that see the true state, plan, and plan again."""
+"""KOMO experts: privileged policies that plan from the true state, and replan."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ EXPERTS: dict[str, type[Expert]] = {
     "komo_envs.tasks.push:Push": PushExpert,
     "komo_envs.tasks.shelf:Shelf": ShelfExpert,
 }
-"""The expert of each task, by the ``task`` that its ids are registered with."""
+"""Expert classes, by the ``task`` that the ids of a task are registered with."""
 
 
 def make_expert(env_id: str, sample_side: bool = False, diverse: bool = False) -> Expert:
-    """The expert for a registered env; ``attach`` it to one before use.
+    """Make the expert for a registered env; ``attach`` it to one before use.
 
     Args:
         env_id: A registered id, or ``"module:Id"``.
@@ -26,7 +26,7 @@ def make_expert(env_id: str, sample_side: bool = False, diverse: bool = False) -
         diverse: See ``Expert``.
 
     Raises:
-        ValueError: there is none, or no such env.
+        ValueError: The env is not registered, or its task has no expert.
     """
     task = find_spec(env_id).kwargs.get("task")
     if task not in EXPERTS:

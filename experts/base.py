@@ -62,7 +62,7 @@ class Expert(ABC):
     name = "expert"
     privileged = True
     task: ClassVar[type]
-    """The class of tasks that it solves."""
+    """Class of the tasks that it solves."""
 
     def __init__(self, sample_side: bool = False, diverse: bool = False) -> None:
         """Make an expert; ``attach`` it to an env before use.
@@ -76,10 +76,10 @@ class Expert(ABC):
         self.sample_side = sample_side
         self.diverse = diverse
         self.plan_seconds: list[float] = []
-        """Wall time of every plan made so far."""
+        """Wall time of every plan made so far, s."""
         self.rng = np.random.default_rng(0)
         self._env: KomoEnv | None = None
-        self._twin: KomoEnv | None = None
+        self._clone: KomoEnv | None = None
         self._scene: Scene = {}
         self.begin()
 
@@ -93,10 +93,10 @@ class Expert(ABC):
         self._env, self._scene = self.own(env), {}
 
     def close(self) -> None:
-        """Free what ``label`` has made; the attached env stays as it is."""
-        if self._twin is not None:
-            self._twin.close()
-            self._twin = None
+        """Close the clone that ``label`` has made; the attached env stays open."""
+        if self._clone is not None:
+            self._clone.close()
+            self._clone = None
 
     def set_random_seed(self, seed: int) -> None:
         """Seed what the expert samples from here on, as is done before every episode."""
@@ -112,13 +112,13 @@ class Expert(ABC):
     ) -> tuple[Array, Any]:
         """The next action (A,) of the attached env, in its control mode, and None.
 
-        The arguments are those of every policy; the expert looks at none, but at the env's state.
+        The arguments are those of every policy; the expert uses the env's state instead.
 
         Raises:
             RuntimeError: no env is attached, or it has not been reset.
         """
         if self._env is None:
-            raise RuntimeError("the expert sees no env yet: call attach(env) first")
+            raise RuntimeError("the expert has no env: call attach(env) first")
         return self._env.controller.encode(self.reference(self._env)), None
 
     def reference(self, env: gym.Env[Any, Any]) -> Array:
@@ -132,15 +132,15 @@ class Expert(ABC):
         return self.act(unwrapped)
 
     def label(self, env: gym.Env[Any, Any], steps: int = 8) -> Array:
-        """The expert's next actions from the attached env's present state, whoever led there.
+        """The expert's next actions from the attached env's present state, whoever acted before.
 
-        The first is what ``predict`` gives. The others are what follows if they are carried out,
-        and no guess: a twin of the env is brought into the same state, by the same actions, and
-        the expert goes on there. Nothing moves in the env itself.
+        The first is that of ``predict``. The others are exact, too: a clone of the env is brought
+        into the same state by the same actions, and the expert acts there. Nothing moves in the env
+        itself.
 
         Args:
             env: The attached env; wrappers do not matter.
-            steps: How many, T; 1 takes no twin.
+            steps: Number of actions T; 1 needs no clone.
 
         Returns:
             Actions (T, A), float32, in the env's control mode.
@@ -151,25 +151,26 @@ class Expert(ABC):
         unwrapped = self.own(env)
         actions = [unwrapped.controller.encode(self.reference(unwrapped))]
         if steps > 1:
-            twin = self._twin_of(unwrapped)
-            twin.reset(options={"scene": unwrapped.scene})
+            clone = self._clone_of(unwrapped)
+            clone.reset(options={"scene": unwrapped.scene})
             for action in unwrapped.actions:
-                twin.step(action)
+                clone.step(action)
             other = copy.copy(self)
-            other._env, other._scene = twin, twin.scene
+            other._env = clone
+            other._scene = clone.scene
             while len(actions) < steps:
-                twin.step(actions[-1])
-                actions.append(twin.controller.encode(other.reference(twin)))
+                clone.step(actions[-1])
+                actions.append(clone.controller.encode(other.reference(clone)))
         return np.stack(actions)
 
-    def _twin_of(self, env: KomoEnv) -> KomoEnv:
-        """The twin of the attached env: made when first asked for, and closed with the expert."""
-        if self._twin is None:
-            self._twin = env.clone()
-        return self._twin
+    def _clone_of(self, env: KomoEnv) -> KomoEnv:
+        """The clone of the attached env, made at the first call and closed with the expert."""
+        if self._clone is None:
+            self._clone = env.clone()
+        return self._clone
 
     def own(self, env: gym.Env[Any, Any]) -> KomoEnv:
-        """The env under all wrappers; if it is the attached one, and was reset, the expert begins.
+        """The env under all wrappers. If it is the attached one, and was reset, begin an episode.
 
         Raises:
             ValueError: its task is not the expert's.
@@ -185,12 +186,12 @@ class Expert(ABC):
 
     @abstractmethod
     def plan(self, env: gym.Env[Any, Any]) -> Plan:
-        """Plan from the env's present state; nothing moves. An infeasible plan says so."""
+        """Plan from the env's present state; nothing moves. The plan may be infeasible."""
 
     def begin(self) -> None:
         """Forget the last episode, and sample a style for this one if it is to be sampled."""
         self.failure: str | None = None
-        """Why the episode cannot be solved as things are."""
+        """Reason why the episode cannot be solved from the present state; None if there is none."""
         self.style = Style()
         if self.diverse:
             self.style = Style.sample(self.rng)
@@ -208,7 +209,7 @@ class Expert(ABC):
         return self._plan.at(env.state.time + CONTROL_PERIOD)
 
     def possible_style(self, env: KomoEnv) -> Style:
-        """The episode's style without what has no effect in this env, or in this scene."""
+        """The episode's style without the fields that have no effect in this env or scene."""
         return self.style if env.control_mode == "joint" else replace(self.style, posture=0.0)
 
     def add_style(self, problem: Problem, start: Array, end: Array) -> None:
@@ -234,9 +235,9 @@ class Expert(ABC):
             problem.add("via point", SOS, [0.5], ry.FS.position, ["tool"], 10, via)
 
     def make_plan(self, env: KomoEnv) -> Plan | None:
-        """A plan that can be executed; None, and the reason in ``failure``, if there is none.
+        """A plan that can be executed; None, with the reason in ``failure``, if none is found.
 
-        Where none was found it is not tried again until something has moved.
+        After a failure, planning is not tried again until something has moved.
         """
         now = [env.controller.command, env.state.body_poses]
         if self._gave_up and all(map(np.allclose, now, self._gave_up)):

@@ -1,4 +1,4 @@
-"""Demonstrations for others: ``python -m experts.export demos/push.h5 --to lerobot OUT``."""
+"""Export demonstrations: ``python -m experts.export demos/push.h5 --to lerobot OUT``."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from komo_envs.utils.files import check_utf8, check_writable
 MODULE = "experts.export"
 
 Write = Callable[[DemoFile, Iterable[Demo], str, Path], str]
-"""Writes all demonstrations of a file, with actions of a control mode, into an empty folder, and
-says how to load them."""
+"""Writer of a format: given a file, all its demonstrations, the control mode of the actions and an
+empty folder, it writes a data set there and returns how to load it."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Write demonstrations as a data set of LeRobot (v3.0) or Minari, losslessly.
 
-    LeRobot gets the expert's actions, even where something else was done on purpose (--noise);
-    Minari gets what was done.
+    A LeRobot data set has the expert's actions, also where others were executed (--noise); a Minari
+    data set has the executed ones.
     """
 
     file: Positional[Annotated[Path, arg(metavar="FILE")]]
-    """Of demonstrations."""
+    """File of demonstrations, HDF5."""
     out: Positional[Annotated[Path, arg(metavar="OUT")]]
-    """A new folder."""
+    """Folder of the data set, which must not exist."""
     to: Literal["lerobot", "minari"]
-    """Whose format."""
+    """Format of the data set."""
     control_mode: Literal["joint", "ee", "ee_delta"] | None = None
-    """Which of the recorded actions; those that were acted in if not given."""
+    """Control mode of the actions; that of the collection if not given."""
     trust_code: bool = False
-    """Whether the file may name a module that is imported, which runs its code: an
-    environment of the kind module:Id."""
+    """Whether a module that the file names (an env module:Id) may be imported, which runs its
+    code."""
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     arguments = parse(Arguments, MODULE)
     try:
         text = export(arguments)
@@ -67,10 +67,10 @@ def export(arguments: Arguments) -> str:
     """Write the data set.
 
     Returns:
-        What it is, in one line.
+        A summary in one line.
 
     Raises:
-        ValueError: An argument is wrong, or something is not installed. Nothing is written.
+        ValueError: An argument is wrong, or a package is not installed. Nothing is written.
         OSError: It cannot be written.
     """
     out = arguments.out
@@ -78,8 +78,8 @@ def export(arguments: Arguments) -> str:
         mode = arguments.control_mode or file.control_mode
         if arguments.to == "minari" and file.perturbed and mode != file.control_mode:
             raise ValueError(
-                f"--control-mode {mode}: {file.path} was collected with --noise, and what was done "
-                f"is known in {file.control_mode} alone, which is what Minari gets"
+                f"--control-mode {mode}: {file.path} was collected with --noise, and its executed "
+                f"actions, which Minari gets, are in {file.control_mode} alone"
             )
         write = find_writer(arguments.to)
         if out.exists() or out.is_symlink():
@@ -99,7 +99,7 @@ def export(arguments: Arguments) -> str:
 
 
 def find_writer(to: str) -> Write:
-    """What writes a format.
+    """Find the writer of a format.
 
     Raises:
         ValueError: The package that it needs is not installed.
@@ -121,7 +121,7 @@ def find_writer(to: str) -> Write:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A scratch folder beside ``path``, which gets its name if nothing is raised inside."""
+    """A scratch folder beside ``path``, which gets that name if nothing is raised inside."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.mkdir()
     try:

@@ -1,19 +1,19 @@
 """Demonstrations as a Minari data set, in a folder that MINARI_DATASETS_PATH can name.
 
 A Minari data set is a record of transitions, and ``recover_environment`` makes the env in which
-they happened: where a demonstration was disturbed, its actions are what was done, not what the
+they happened. So the actions of a disturbed demonstration are the executed ones, not those that the
 expert wanted. An episode of T actions has
 
     observations       T + 1, those of the env: pixels, depth (float32, m), agent_pos, goal
     actions            T, in one control mode
     rewards, terminations, truncations
-    infos              observation, achieved_goal, desired_goal and state: T + 1, of what only the
-                       simulator knows; is_success, distance, reward_terms/NAME: T, after each
-                       action; expert_actions/MODE: T, what the expert wants, in every control mode
-    metadata           seed and options of its reset; style; as storage.get_episode_metadata has it
+    infos              observation, achieved_goal, desired_goal and state, which are privileged:
+                       T + 1; is_success, distance, reward_terms/NAME: T, after each action;
+                       expert_actions/MODE: T, the expert's, in every control mode
+    metadata           seed and options of its reset, style: storage.get_episode_metadata reads them
 
-and the data set's metadata say how it was collected. Nothing is lost: images are stored as they
-are, not as JPEG. They are not compressed either, which Minari cannot do.
+and the metadata of the data set say how it was collected. Nothing is lost: images are stored
+without JPEG. They are not compressed at all, since Minari has no lossless compression.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from gymnasium.envs.registration import parse_env_id
 from minari.data_collector import EpisodeBuffer
 
 from experts.dataset.format import Arrays, Demo, DemoFile, image_names
+from komo_envs.env import unwrap
+from komo_envs.observations import OBS_MODES
 
 ROOT = "MINARI_DATASETS_PATH"
 PRIVILEGED = ("observation", "achieved_goal", "desired_goal")
@@ -42,22 +44,22 @@ def write(file: DemoFile, demos: Iterable[Demo], mode: str, folder: Path) -> str
     """Write a data set.
 
     Args:
-        file: Of demonstrations.
-        demos: All of them.
-        mode: Control mode of the actions; if not the file's own, they are what the expert wants.
-        folder: Empty.
+        file: File of demonstrations.
+        demos: All its demonstrations.
+        mode: Control mode of the actions; if not the file's own, they are the expert's.
+        folder: Folder of the data set, empty.
 
     Returns:
-        How to load it.
+        How to load the data set.
 
     Raises:
         OSError: It cannot be written.
     """
     name = dataset_id(file.env_id)
     env = file.make_env(control_mode=mode)
-    task: str = env.unwrapped.task_description  # type: ignore[attr-defined]
+    task = unwrap(env).task_description
     with _root(folder.absolute()), warnings.catch_warnings():
-        # It warns of what it would like to know besides: an author, a link.
+        # It warns of missing metadata: an author, a link.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"minari\.")
         dataset = minari.create_dataset_from_buffers(
             name,
@@ -78,7 +80,7 @@ def write(file: DemoFile, demos: Iterable[Demo], mode: str, folder: Path) -> str
 
 
 def dataset_id(env_id: str) -> str:
-    """The id of the data set of an env: komo/push/expert-v0 of KomoPush-v0."""
+    """Id of the data set of an env: komo/push/expert-v0 for KomoPush-v0."""
     _, name, version = parse_env_id(env_id.rpartition(":")[2])
     plain = re.sub(r"\W+", "-", name.removeprefix("Komo") or name).lower()
     return f"komo/{plain}/expert-v{version or 0}"
@@ -86,7 +88,7 @@ def dataset_id(env_id: str) -> str:
 
 @contextmanager
 def _root(folder: Path) -> Iterator[None]:
-    """Inside, Minari's data sets are in ``folder``."""
+    """Let Minari's data sets be in ``folder`` inside the context."""
     before = os.environ.get(ROOT)
     os.environ[ROOT] = str(folder)
     try:
@@ -98,7 +100,7 @@ def _root(folder: Path) -> Iterator[None]:
 
 
 def _buffer(file: DemoFile, demo: Demo, mode: str) -> EpisodeBuffer:
-    """A demonstration as Minari takes it, with the actions of a control mode."""
+    """A demonstration in Minari's form, with the actions of a control mode."""
     last = np.arange(len(demo)) == len(demo) - 1
     infos = {
         **{key: demo.obs[key] for key in PRIVILEGED},
@@ -121,9 +123,9 @@ def _buffer(file: DemoFile, demo: Demo, mode: str) -> EpisodeBuffer:
 
 
 def _observations(obs: Arrays, cameras: Sequence[str]) -> dict[str, Any]:
-    """The env's own observations, (T + 1, ...) each: those of several cameras in dicts."""
+    """The env's own observations, (T + 1, ...) each; images of several cameras are in dicts."""
     nested: dict[str, Any] = {key: obs[key] for key in ("agent_pos", "goal")}
-    for key in ("pixels", "depth"):
+    for key in OBS_MODES["rgbd"]:
         images = {camera: obs[name] for camera, name in image_names(key, cameras).items()}
         if key == "depth":
             images = {

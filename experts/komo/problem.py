@@ -15,9 +15,9 @@ from komo_envs.worlds.panda import GRIPPER, load_panda
 from komo_envs.worlds.rai import quiet, ry
 
 EQ, INEQ, SOS = ry.OT.eq, ry.OT.ineq, ry.OT.sos
-"""The kinds of objectives: it is zero, it is at most zero, its square is a cost."""
+"""Kinds of objectives: the value is zero, it is at most zero, its square is a cost."""
 SLICES = 12
-"""Configurations that KOMO optimises in each phase."""
+"""Number of configurations that KOMO optimizes in each phase."""
 # Measured on random scenes: these solve the problems of this package fastest.
 _SOLVER = {
     "damping": 0.1,
@@ -30,18 +30,18 @@ _SOLVER = {
 
 @dataclass(frozen=True)
 class Plan:
-    """A path of the arm, and why it is as it is."""
+    """A timed path of the arm, with the values of its objectives."""
 
     feasible: bool
-    """Whether every constraint is met; only then may it be executed."""
+    """Whether every constraint is met; only then may the plan be executed."""
     phases: tuple[str, ...]
     """Names of the phases, in order."""
     waypoints: dict[str, Array]
     """Tool position (3,) at the end of each phase, world frame, m."""
     objectives: dict[str, float]
-    """What each of KOMO's objectives is worth at the solution: squared cost, or violation."""
+    """Value of each of KOMO's objectives at the solution: squared cost, or violation."""
     path: Array
-    """Joint positions (T, 7), rad; the first row is where the arm was."""
+    """Joint positions (T, 7), rad; the first row is the arm's at the start."""
     tool: Array
     """Tool positions (T, 3) along the path, m."""
     times: Array
@@ -49,10 +49,10 @@ class Plan:
     ends: dict[str, int]
     """Row of the path at which each phase ends."""
     solve_seconds: float
-    """Wall time of the optimisation."""
+    """Wall time of the optimization, s."""
 
     def __str__(self) -> str:
-        """The plan in words and numbers, for a person to read."""
+        """Report of the plan, for people."""
         kind = "feasible" if self.feasible else "INFEASIBLE"
         lines = [
             f"{kind} plan of {self.times[-1]:.2f} s, found in {1000 * self.solve_seconds:.0f} ms"
@@ -66,11 +66,11 @@ class Plan:
         return "\n".join(lines)
 
     def at(self, seconds: float) -> Array:
-        """Joint positions (7,) at a time, held at the last one after the end."""
+        """Joint positions (7,), rad, at a time; after the end, the last ones."""
         return np.array([np.interp(seconds, self.times, column) for column in self.path.T])
 
     def end_time(self, phase: str) -> float:
-        """Seconds at which a phase ends."""
+        """Time at which a phase ends, s."""
         return float(self.times[self.ends[phase]])
 
 
@@ -87,9 +87,9 @@ class Problem:
 
         Args:
             tool: Pose (7,) of the tool in the gripper's frame; objectives know it as ``"tool"``.
-            q: Where the arm is, rad.
+            q: Joint positions at the start, rad.
             phases: Names of the path's phases, in order.
-            bodies: What else objectives can name.
+            bodies: Bodies that objectives can name.
         """
         self._config = load_panda(bodies, meshes=False)
         self._start = np.array(q, dtype=float)
@@ -117,11 +117,11 @@ class Problem:
         """Add the objective ``scale @ (feature - target)``, or its ``order``-th time derivative.
 
         Args:
-            name: What the plan's report calls it.
+            name: Name of the objective in the plan's report.
             kind: ``EQ`` or ``INEQ``, for every row of it.
-            times: Phases (start, end), or one point of time; empty for all.
+            times: Start and end in phases, or one point of time; empty for the whole path.
             feature: A feature of rai.
-            frames: The frames that the feature is of.
+            frames: Names of the feature's frames.
             scale: A number, or a matrix with a column for each row of the feature.
             target: As many numbers as the feature has rows; none for zeros.
             order: 0 for the feature itself, 1 for its velocity.
@@ -141,11 +141,11 @@ class Problem:
     def solve(
         self, tool_speed: Mapping[str, float], joint_speed: float, stops: Sequence[str]
     ) -> Plan:
-        """Optimise, and time the path.
+        """Optimize the path, and time it.
 
         Args:
-            tool_speed: Limit of the tool in m/s, for each phase.
-            joint_speed: Limit in rad/s for every joint.
+            tool_speed: Speed limit of the tool in each phase, m/s.
+            joint_speed: Speed limit of every joint, rad/s.
             stops: Phases at whose end the arm stands still.
         """
         started = time.perf_counter()

@@ -9,25 +9,25 @@ import numpy as np
 from komo_envs.entities import Array
 
 RAMP = 0.25
-"""Seconds in which the arm may go from standing to its full speed."""
+"""Time in which the arm may accelerate from standing to its full speed, s."""
 
 
 def time_path(
     path: Array, tool: Array, tool_speed: Array, joint_speed: float, stops: Sequence[int]
 ) -> Array:
-    """When to be at each point of a path: as fast as limits of speed and acceleration allow.
+    """Time of each point of a path, as fast as limits of speed and acceleration allow.
 
-    A path has no pause but where it says so: students copy pauses, and freeze in them.
+    A path has no pauses except at its stops: students copy pauses, and freeze in them.
 
     Args:
         path: Joint positions (T, 7), rad.
         tool: Tool positions (T, 3), m.
-        tool_speed: Limit (T - 1,) of each segment, m/s.
-        joint_speed: Limit of every joint, rad/s.
-        stops: Points at which the speed is zero.
+        tool_speed: Speed limit of the tool in each segment (T - 1,), m/s.
+        joint_speed: Speed limit of every joint, rad/s.
+        stops: Indices of the points at which the speed is zero.
 
     Returns:
-        Seconds (T,), beginning with 0.
+        Times (T,), s, the first of which is 0.
     """
     fastest = tool_speed.max()
     # Each segment's length is the time it takes at full speed, its cap a share of that speed.
