@@ -27,7 +27,7 @@ FARTHEST_VIA = (0.06, 0.06)
 
 @dataclass(frozen=True)
 class Style:
-    """How an expert does what can be done in several ways, for one episode."""
+    """Choices of an expert for one episode, where a task can be solved in several ways."""
 
     side: int | None = None
     """``LEFT`` or ``RIGHT`` where an object can be passed on two sides; None for the better one."""
@@ -52,11 +52,11 @@ class Style:
 
 
 class Expert(ABC):
-    """A closed-loop policy that acts on the true state of the env it is attached to.
+    """A policy that plans from the true state of the env that it is attached to.
 
-    A subclass has at least a ``plan``, which is then made once an episode and followed blindly;
-    with an ``act`` of its own it can look at what happens. The rest is the same for all tasks: an
-    expert acts in every control mode, and begins anew with every episode.
+    A subclass has at least a ``plan``, which is then made once an episode and executed open loop;
+    with an ``act`` of its own it can close the loop. The rest is common to all tasks: an expert
+    acts in every control mode, and starts again with every episode.
     """
 
     name = "expert"

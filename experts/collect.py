@@ -41,7 +41,7 @@ class Arguments(Recipe):
     """Number of worker processes, which changes nothing else; as many as cores if not given, but
     one in real time."""
     executor: Literal["local", "ray"] = "local"
-    """Where the workers run: on this machine, or on the nodes of a Ray cluster."""
+    """Place where the workers run: this machine, or the nodes of a Ray cluster."""
 
 
 def main() -> None:

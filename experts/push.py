@@ -28,10 +28,10 @@ JOINT_SPEED = 0.9  # rad/s, a little under the env's limit, so that it never ben
 FIRST_SPEED = 0.09  # m/s at which a puck at rest is met
 PUSH_ACCELERATION = 0.4  # m/s^2 of the puck, at both ends of a push
 LARGEST_YIELD = 0.03  # m by which the stick may be held back by a puck that it pushes
-LOOKAHEAD = 0.06  # m beyond the puck, where it is steered to on the last leg of its way
+LOOKAHEAD = 0.06  # m ahead of the puck, to which it is steered on the last leg of its way
 LOOKAHEAD_IN_BENDS = 0.08  # m; smoother, and it cuts corners by less than the margin
 DRAG = 0.31
-"""How far a puck is dragged along by a stick that moves sideways on its rim without slipping, as a
+"""Distance that a puck is dragged by a stick that moves sideways on its rim without slipping, as a
 share of the stick's way: c^2 / (c^2 + R^2), where friction over the whole face resists turning
 like a force on the arm c = 2/3 R (Lynch, Maekawa and Tanie, "Manipulation and active sensing by
 pushing using tactile feedback", 1992)."""
@@ -46,26 +46,25 @@ LOST_HEIGHT = 0.012  # m of the tip above where it pushes: it may stand on the p
 MOVED = 0.01  # m by which the puck has moved before it was pushed
 ASTRAY = 0.03  # m between the commanded tip and its plan: someone else has moved it
 
-ROUTE_REACH = (0.34, 0.68)  # m from the base, where a puck can be pushed around an obstacle
-MARGINS = (0.014, 0.008, 0.002)  # m between puck and obstacles, the widest that there is a way for
+ROUTE_REACH = (0.34, 0.68)  # m from the base, within which a puck can be pushed around obstacles
+MARGINS = (0.014, 0.008, 0.002)  # m between puck and obstacles; the widest that leaves a way
 BEND = 0.25  # m of a via point from the straight way, for each m of that
 STICK_MARGIN = 0.003  # m between stick and obstacles
 VIAS = 4  # points, equally far apart along the way, that a plan's push goes by
 
 
 class PushExpert(Expert):
-    """A closed-loop expert: it plans, executes, and plans again where the puck is not as planned.
+    """A closed-loop expert: it plans, executes, and replans where the puck is not as planned.
 
     The puck's way is the shortest one past the obstacles (``experts.komo.route``): a straight line
-    where there are none. KOMO optimises one joint path for it through three phases: approach (over
+    where there are none. KOMO optimizes one joint path for it through three phases: approach (over
     the puck and down behind it), push (along the way), retreat.
 
-    Each step is a matter of where things are, not of time: all that the expert remembers is its
-    plan, and how far it has come on it, since it passes some places twice. With the stick behind
-    the puck, the puck is pushed: feedback keeps the stick on that side of it which brings it back
-    to its way. Before and after that the arm goes on along its plan from where it is. Where the
-    puck was moved before it was touched, slipped off, or came to rest beside its target, the
-    expert plans again.
+    Each action depends on where things are, not on time: the expert remembers only its plan and its
+    progress on it, since the plan passes some places twice. When the stick is behind the puck, the
+    puck is pushed, and feedback keeps the stick on the side of it that brings it back to its way.
+    Before and after the push the arm follows its plan from where it is. If the puck was moved
+    before it was touched, slipped off, or came to rest beside its target, the expert replans.
 
     An obstacle in the straight way is passed on the side with the shorter way, on the left if they
     are equal. With ``sample_side`` the side is sampled, and taken if it is free with the puck as
@@ -76,17 +75,17 @@ class PushExpert(Expert):
     task = Push
 
     def act(self, env: KomoEnv) -> Array:
-        """The next joint reference (7,), rad: of a plan, which is made if there is none."""
+        """The next joint reference (7,), rad, on a plan, which is made if there is none."""
         return self._replan(env) if self._plan is None else self._next(env, self._plan)
 
     def plan(self, env: gym.Env[Any, Any]) -> Plan:
         """Plan from the env's present state: the way behind the puck, the push, the retreat.
 
-        Nothing moves. The plan may be infeasible, which it says.
+        Nothing moves. The plan may be infeasible.
 
         Raises:
-            ValueError: the env's task is not push.
-            RuntimeError: the env has not been reset.
+            ValueError: The env's task is not push.
+            RuntimeError: The env has not been reset.
         """
         unwrapped = self.own(env)
         route = self._route_of(unwrapped)
@@ -132,7 +131,7 @@ class PushExpert(Expert):
         return problem.solve(TOOL_SPEED, JOINT_SPEED, stops=("push", "retreat"))
 
     def possible_style(self, env: KomoEnv) -> Style:
-        """A side where there are obstacles, a bend where there are none and it is in reach."""
+        """The style with a side only where obstacles are, and a bend only where none are."""
         style = super().possible_style(env)
         if "obstacles" in env.scene:
             side = style.side if style.side in self._routes(env) else None
@@ -140,7 +139,7 @@ class PushExpert(Expert):
         return replace(style, side=None, bend=style.bend if self._bent_route(env) else 0)
 
     def _route_of(self, env: KomoEnv) -> Route:
-        """The way that the puck is to go from where it is."""
+        """The puck's way from where it is to its target."""
         routes = self._routes(env)
         if self.style.side in routes:
             return routes[self.style.side]
@@ -151,7 +150,7 @@ class PushExpert(Expert):
         return Route([_puck(env), env.scene["target"]])
 
     def _routes(self, env: KomoEnv) -> dict[int, Route]:
-        """The shortest ways past either side of what is in the straight one."""
+        """The shortest ways past either side of the first obstacle in the straight way."""
         puck, target = _puck(env), np.array(env.scene["target"])
         obstacles = np.array(env.scene.get("obstacles", [])).reshape(-1, 3)
         radius = np.array([0.0, 0.0, 1.0])
@@ -175,7 +174,7 @@ class PushExpert(Expert):
         return Route([start, via, end]) if low <= np.linalg.norm(via - BASE) <= high else None
 
     def _replan(self, env: KomoEnv) -> Array:
-        """Plan, and do the plan's first step; stay where there is none."""
+        """The first joint reference (7,) of a new plan; the last command if there is none."""
         self._plan = self.make_plan(env)
         if self._plan is None:
             return env.controller.command
@@ -204,8 +203,8 @@ class PushExpert(Expert):
     def _follow(self, env: KomoEnv, plan: Plan, end: float) -> tuple[Array, float]:
         """The next joint reference (7,) on the plan, and the tip's distance in m from the plan.
 
-        It goes on from the plan's point that is nearest to the commanded tip. The plan may pass a
-        place twice, on the way up and down: so that point is looked for from the last one on.
+        The arm continues from the plan's point that is nearest to the commanded tip. A plan may
+        pass a place twice, on the way up and down, so the point is searched from the last one on.
         """
         ahead = np.linspace(self._progress, min(self._progress + 2 * CONTROL_PERIOD, end), 21)
         tips = np.stack([np.interp(ahead, plan.times, column) for column in plan.tool.T], axis=1)
@@ -214,12 +213,12 @@ class PushExpert(Expert):
         return plan.at(min(self._progress + CONTROL_PERIOD, end)), float(gaps.min())
 
     def _push(self, env: KomoEnv, plan: Plan, puck: Array, left: float) -> Array:
-        """Move the stick to where it touches the puck from behind once the puck has gone on.
+        """The joint reference (7,) that moves the stick to the puck's rear, one period ahead.
 
-        The puck is steered like a car: toward a point of its way a little beyond it. It goes about
-        where the stick's side of it faces; while the stick travels from its present
-        side to the next one, that is their mean, so the next one mirrors the present one at the
-        heading; the stick goes so much farther as it drags the puck along.
+        The puck is steered like a car: toward a point of its way a little ahead of it (pure
+        pursuit). It moves in the direction from the stick to its center. While the stick moves from
+        its present contact to the next one, that direction is the mean of both, so the next contact
+        mirrors the present one at the heading; the stick moves farther by the drag of the puck.
         """
         tip, command = env.controller.coordinates(env.state.q), env.controller.ee_command
         heading = self._heading(puck)
@@ -232,7 +231,7 @@ class PushExpert(Expert):
         if gap < TOUCHING:
             turn = (2 / (1 - DRAG) - 1) * _angle(_direction(tip[:2], puck), heading)
             turn = float(np.clip(turn, -LARGEST_TURN, LARGEST_TURN))
-        # A heavy puck holds the stick back: it is sent as much farther.
+        # A heavy puck holds the stick back, so its target is moved ahead by as much.
         yielded = np.clip((command - tip)[:2] @ heading, 0.0, LARGEST_YIELD)
         spot = puck + (advance + yielded) * heading - _contact(env) * _rotate(heading, turn)
         step = spot - command[:2]
@@ -243,13 +242,13 @@ class PushExpert(Expert):
         return env.controller.solve(wanted, rest=plan.path[nearest])
 
     def _heading(self, puck: Array) -> Array:
-        """Where the puck is to go: a direction (2,)."""
+        """Direction (2,) in which the puck should move."""
         gone = self._route.distance(puck)
         ahead = LOOKAHEAD_IN_BENDS if gone < self._route.last_bend else LOOKAHEAD
         return _direction(puck, self._route.at(gone + ahead))
 
     def _is_behind(self, env: KomoEnv, puck: Array) -> bool:
-        """Whether the stick is where it can push."""
+        """Whether the stick is in contact behind the puck, or near enough to push it."""
         tip = env.controller.coordinates(env.state.q)
         turn = _angle(_direction(tip[:2], puck), self._heading(puck))
         low = bool(tip[2] <= PUSH_HEIGHT + LOST_HEIGHT)
@@ -257,7 +256,7 @@ class PushExpert(Expert):
 
 
 def _puck(env: KomoEnv) -> Array:
-    """Position (2,) of the puck's centre, m."""
+    """Position (2,) of the puck's center, m."""
     return env.state.body_poses[PUCK, :2]
 
 

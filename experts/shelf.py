@@ -37,35 +37,35 @@ HOOK_HEIGHT = FLOOR + 0.05
 """Height in m of the hook's corner in the compartment: low, so that it does not tip the cuboid."""
 LANE = 2 * ROD + 0.005  # m beside the cuboid that let the shaft pass
 CLEARANCE = 0.006
-"""m that the hook passes the cuboid at, or half of what is free where that is less."""
+"""Distance at which the hook passes the cuboid, or half of the gap where that is less, m."""
 BEHIND = 0.004  # m between cuboid and finger when that turns: the hand is close to the opening
 TOOL_SPEED = {"withdraw": 0.25, "approach": 0.40, "enter": 0.25, "hook": 0.40, "pull": 0.12}
 """Limits in m/s."""
 JOINT_SPEED = 0.9  # rad/s, a little under the env's limit, so that it never bends a path
 ACROSS = 0.1  # rad of roll from a quarter turn at which the finger is behind the cuboid
 UP = 0.2  # rad of roll at which the finger points up
-OVER = 0.006  # m that the finger's tip should be beyond the cuboid's centre
+OVER = 0.006  # m that the finger's tip should be beyond the cuboid's center
 SHIFT = 0.005  # m in a step by which the hook may move laterally in the pull
 INWARD = 0.002  # m that the finger may lack to where it should be before it pulls
 BEYOND = 0.008  # m beyond its goal to which the cuboid is pulled
 MOVED = np.array([0.006, 0.006, 0.06])  # m, m and rad of the cuboid before it is hooked, and
 DRAGGED = np.array([0.012, np.inf, 0.12])  # of the hooked one, after which it is planned again
 COMMITMENT = 2.0
-"""rad of yaw that outweigh a metre of the hook on the other side of the cuboid: what it has begun,
-it goes on with, and so does a student, who can tell a yaw near zero only roughly."""
+"""Yaw that outweighs one meter of the hook on the other side of the cuboid, rad. The expert keeps
+the side that it has begun with, and so can a student, which knows a yaw near zero only roughly."""
 ASTRAY = 0.02  # m between hook and plan
 RADIUS = 0.1  # m that a radian of roll counts as
 
 
 class ShelfExpert(Expert):
-    """A closed-loop expert: it plans, executes, and plans again where things are not as planned.
+    """A closed-loop expert: it plans, executes, and replans where things are not as planned.
 
-    KOMO optimises one joint path through the phases that are left: withdraw (out of the
+    KOMO optimizes one joint path through the remaining phases: withdraw (out of the
     compartment, where the hook is neither beside nor behind the cuboid), approach (to the opening),
-    enter (beside the cuboid, the finger up), hook (turn the finger behind it), pull. Which are
-    left, and how far along the plan the arm is, follow from where hook and cuboid are, and from no
-    clock. The pull is steered: where the finger does not reach far enough behind the cuboid, the
-    hook first moves inward, pressing it straight. It is planned again as the cuboid turns.
+    enter (beside the cuboid, the finger up), hook (turn the finger behind it), pull. The remaining
+    phases, and the progress on the plan, depend on the positions of hook and cuboid, not on time.
+    The pull is steered: where the finger does not reach far enough behind the cuboid, the hook
+    first moves inward, pressing it straight. The expert replans as the cuboid turns.
 
     The hook passes the cuboid on the right (+x) where its yaw is positive, on the left where it is
     negative: there the farthest corner is the nearer one, and the pull turns the cuboid straight.
@@ -77,13 +77,13 @@ class ShelfExpert(Expert):
     task = Shelf
 
     def plan(self, env: gym.Env[Any, Any]) -> Plan:
-        """Plan from the env's present state, through the phases that are left.
+        """Plan from the env's present state, through the remaining phases.
 
-        Nothing moves. The plan may be infeasible, which it says.
+        Nothing moves. The plan may be infeasible.
 
         Raises:
-            ValueError: the env's task is not shelf.
-            RuntimeError: the env has not been reset.
+            ValueError: The env's task is not shelf.
+            RuntimeError: The env has not been reset.
         """
         unwrapped = self.own(env)
         view = _View(unwrapped)
@@ -105,7 +105,7 @@ class ShelfExpert(Expert):
         down = [[0, 0, -10]]
         shaft, finger = ry.FS.vectorY, ry.FS.vectorX
 
-        # Where the arm was brought to outside, the shaft may point elsewhere: it takes its time.
+        # An arm that was moved outside may hold the shaft otherwise: it gets time to turn.
         straight = [0.8, len(phases)] if phases[0] in PHASES[:2] else []
         add("shaft into the shelf", EQ, straight, shaft, hook, xz, [0, 0, -np.sin(PITCH)])
         for i, phase in enumerate(phases):
@@ -134,7 +134,7 @@ class ShelfExpert(Expert):
         return problem.solve(TOOL_SPEED, JOINT_SPEED, stops=("pull",))
 
     def possible_style(self, env: KomoEnv) -> Style:
-        """A side where both are wide enough, and no bend."""
+        """The style without a bend, and with a side only where both are wide enough."""
         style = replace(super().possible_style(env), bend=0)
         return style if min(_View(env).gaps) >= LANE else replace(style, side=None)
 
@@ -161,14 +161,14 @@ class ShelfExpert(Expert):
             self._way = np.array([coordinates(q) for q in self._plan.path])
 
     def _is_outdated(self, view: _View) -> bool:
-        """Whether the cuboid, or the hook, is no longer where the plan has it."""
+        """Whether cuboid or hook are no longer where the plan has them."""
         moved = np.abs(view.cuboid - self._planned_cuboid)
         if view.is_hooked:
             return bool(np.any(moved > DRAGGED))
         return bool(np.any(moved > MOVED) or self._nearest(view.corner)[1] > ASTRAY)
 
     def _next(self, view: _View, plan: Plan) -> Array:
-        """The next joint reference (7,): one period farther along the plan, or in the pull."""
+        """The next joint reference (7,): one period ahead on the plan, or in the steered pull."""
         if not view.is_hooked:
             point, _ = self._nearest(view.corner)
             rows = np.arange(len(plan.times))
@@ -186,7 +186,7 @@ class ShelfExpert(Expert):
         return view.env.controller.solve(corner, rest=plan.path[row])
 
     def _nearest(self, corner: Array) -> tuple[float, float]:
-        """The row, and share of a row, of the plan that is nearest to the hook, and how near."""
+        """Row of the plan's point that is nearest to the hook, a fraction, and its distance."""
         scale = np.array([1.0, 1.0, 1.0, RADIUS])
         start, step = self._way[:-1] * scale, np.diff(self._way * scale, axis=0)
         offset = corner * scale - start
@@ -197,7 +197,7 @@ class ShelfExpert(Expert):
         return row + float(share[row]), float(error[row])
 
     def _side(self, view: _View) -> float:
-        """On which side of the cuboid the hook is, or is to go: -1 or 1, as its x."""
+        """The side of the cuboid that the hook is on, or goes to: -1 or 1, the sign of x."""
         if view.corner[1] > view.mouth and abs(view.corner[0] - view.cuboid[0]) > view.half_x:
             return float(np.sign(view.corner[0] - view.cuboid[0]))
         left, right = view.gaps
@@ -210,7 +210,7 @@ class ShelfExpert(Expert):
 
 
 class _View:
-    """What the expert sees: where the hook's corner and the cuboid are, and what follows."""
+    """The state of hook and cuboid that the expert uses, and quantities derived from it."""
 
     def __init__(self, env: KomoEnv) -> None:
         self.env = env
@@ -219,13 +219,13 @@ class _View:
         self.size = cuboid_size(env.scene)
         self.half_x, self.half_y = half_extents(self.size, self.cuboid[2])
         self.goal = float(env.task.desired_goal(env.scene)[1]) - BEYOND
-        """y of the cuboid's centre at which it is out."""
+        """y of the cuboid's center at which it is out, m."""
         self.mouth = min(OPENING, self.cuboid[1] - self.half_y) - 0.02
-        """y in front of which the hook touches nothing."""
+        """y in front of which the hook touches nothing, m."""
 
     @property
     def gaps(self) -> tuple[float, float]:
-        """What is free to the left and to the right of the cuboid, m."""
+        """Free space to the left and to the right of the cuboid, m."""
         poses = self.env.state.body_poses[CUBOID + 1 :]
         scene = self.env.scene.get("neighbours", [])
         now = [[*_planar(pose), *was[3:]] for pose, was in zip(poses, scene, strict=True)]
@@ -248,11 +248,11 @@ class _View:
         )
 
     def pull_x(self, side: float, x: float) -> float:
-        """Where the hook's corner should be to pull, m: at ``x``, or further in.
+        """x of the hook's corner for the pull, m: ``x``, or further in.
 
-        The finger's tip is to be ``OVER`` beyond the cuboid's centre, and beyond its farthest
-        corner where that is behind the other half: else it would turn the cuboid away. The shaft
-        presses the cuboid straight where it is in the way of that.
+        The finger's tip should be ``OVER`` beyond the cuboid's center, and beyond its farthest
+        corner where that is behind the other half: else it would turn the cuboid away. If the
+        cuboid is in the way, the shaft presses it straight.
         """
         width, depth, _ = self.size
         yaw = side * self.cuboid[2]
@@ -261,7 +261,7 @@ class _View:
         return self.cuboid[0] + side * min(offset, FINGER - OVER - max(corner, 0.0))
 
     def phases(self, side: float) -> tuple[str, ...]:
-        """The phases that are left."""
+        """The remaining phases."""
         x, y, z, roll = self.corner
         beside = side * (x - self.cuboid[0]) >= self.half_x + ROD and z < HOOK_HEIGHT + 0.02
         if self.is_hooked:

@@ -98,7 +98,7 @@ class Parts:
         self.folder = out.with_name(f"{out.name}.parts")
 
     def __str__(self) -> str:
-        """How much is finished, and how to resume."""
+        """Number of finished demonstrations, and how to resume."""
         if self.out.exists():
             return f"{self.out} is complete, but not its card; the same command makes it"
         count = len(list(self.folder.glob("[0-9]*.h5")))

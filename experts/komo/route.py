@@ -13,14 +13,14 @@ from komo_envs.entities import Array, Mask
 CORNERS = 16
 """Points on the circle around an obstacle that a way can bend at."""
 LEFT, RIGHT = 1, -1
-"""Sides, as seen by who goes."""
+"""Sides, as seen in the direction of the way."""
 
 
 class Route:
-    """A way along straight legs, by the distance gone on it. It goes on beyond its end."""
+    """A way along straight legs, by the distance on it. Its last leg has no end."""
 
     def __init__(self, points: ArrayLike) -> None:
-        """A way through two points or more, no two neighbours the same."""
+        """A way through two points or more, no two neighbors the same."""
         self.points = np.array(points, dtype=float)
         legs = np.diff(self.points, axis=0)
         lengths = np.linalg.norm(legs, axis=1)
@@ -67,17 +67,17 @@ def find_routes(
     target inside a circle may be left or reached, but not through the circle's middle.
 
     Args:
-        start: Where it begins.
-        target: Where it ends.
-        circles: Where it must not go, (M, 3): x, y and radius.
-        base: The point (2,) that its reach is counted from.
-        reach: Least and largest distance from the base where it may go.
-        tail: Distance behind it of what pushes it.
-        tail_circles: Where that must not stand at the start of a leg, as ``circles``.
+        start: Start of the way (2,).
+        target: End of the way (2,).
+        circles: Circles that it must not enter (M, 3): x, y and radius.
+        base: Position (2,) of the robot's base.
+        reach: Smallest and largest distance from the base.
+        tail: Distance of the stick behind the puck.
+        tail_circles: Where the stick must not be at the start of a leg, as ``circles``.
 
     Returns:
-        The ways that there are, by ``LEFT`` and ``RIGHT``, as seen by who goes. With nothing in
-        the straight way, that alone, and as ``LEFT``.
+        The existing ways, by ``LEFT`` and ``RIGHT``. If the straight way is free, it is the only
+        one, as ``LEFT``.
     """
     turns = np.arange(CORNERS) * (2 * np.pi / CORNERS)
     around = np.stack([np.cos(turns), np.sin(turns)], axis=1) / np.cos(np.pi / CORNERS)
@@ -129,7 +129,7 @@ def _segment_distances(nodes: Array, places: Array) -> Array:
 
 
 def _crossings(nodes: Array, start: Array, end: Array) -> Mask:
-    """Which of the straight lines (N, N) between nodes (N, 2) cross the one from start to end."""
+    """Mask (N, N) of the lines between nodes (N, 2) that cross the one from start to end."""
     wall = end - start
     sides = _cross(wall, nodes - start)
     legs = nodes - nodes[:, None]

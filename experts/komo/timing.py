@@ -44,6 +44,6 @@ def time_path(
         speed[i + 1] = min(speed[i + 1], np.sqrt(speed[i] ** 2 + 2 * length[i] / RAMP))
     for i in reversed(range(len(length))):
         speed[i] = min(speed[i], np.sqrt(speed[i + 1] ** 2 + 2 * length[i] / RAMP))
-    # Two stops may be neighbours where the path does not move.
+    # Two stops may be neighbors where the path does not move.
     mean = np.maximum((speed[1:] + speed[:-1]) / 2, 1e-2)
     return np.concatenate([[0.0], np.cumsum(length / mean)])
