@@ -1,4 +1,4 @@
-"""Draw success over demonstrations: ``python -m benchmark.data_scaling RESULTS --out X.png``."""
+"""Plot success over demonstrations: ``python -m benchmark.data_scaling RESULTS --out X.png``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODULE = "benchmark.data_scaling"
 
 @dataclass(frozen=True)
 class Arguments:
-    """Draw how success grows with demonstrations, from results of students.
+    """Plot how success grows with demonstrations, from results of students.
 
     Results of the same environment, and of students of one name but for the seed, belong to one
     line. Each is a dot with its 95 % interval; the line goes through the means over the seeds.
@@ -28,27 +28,27 @@ class Arguments:
     results: Positional[tuple[Path, ...]]
     """Result files."""
     out: Path
-    """The picture, .png."""
+    """Image file, .png."""
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     arguments = parse(Arguments, MODULE)
     try:
         if arguments.out.suffix != ".png":
             raise ValueError(f"--out {arguments.out}: expected a name that ends in .png")
         check_writable("--out", arguments.out)
         lines = lines_of([load_result(file) for file in arguments.results])
-        draw(lines, arguments.out)
+        plot_lines(lines, arguments.out)
     except (ValueError, OSError) as error:
         fail(MODULE, error)
-    with printing(MODULE, f"{arguments.out} is drawn"):
+    with printing(MODULE, f"{arguments.out} is written"):
         for name, points in lines.items():
             print(name, *means_in_words(points), sep="  ")
 
 
 Point = tuple[int, float, float, float]
-"""Demonstrations, success rate, and its interval's ends."""
+"""Demonstrations, success rate, and the ends of its interval."""
 
 
 def lines_of(results: list[Result]) -> dict[str, list[Point]]:
@@ -59,12 +59,12 @@ def lines_of(results: list[Result]) -> dict[str, list[Point]]:
     """
     lines: dict[str, list[Point]] = defaultdict(list)
     for result in results:
-        if result.policy.learning is None:
-            raise ValueError(f"results: {result.policy.name} has learned from no demonstrations")
-        made_of = result.policy.name.rsplit(", seed ", 1)[0]
+        if result.policy.training is None:
+            raise ValueError(f"results: {result.policy.name} was not trained on demonstrations")
+        name = result.policy.name.rsplit(", seed ", 1)[0]
         for env_id, task in result.tasks.items():
-            count = result.policy.learning.demonstrations
-            lines[f"{env_id}: {made_of}"].append((count, task.success_rate, *task.ci95))
+            count = result.policy.training.demonstrations
+            lines[f"{env_id}: {name}"].append((count, task.success_rate, *task.ci95))
     if not lines:
         raise ValueError("results: expected one or more, got none")
     return {name: sorted(points) for name, points in lines.items()}
@@ -79,15 +79,15 @@ def means(points: list[Point]) -> dict[int, list[float]]:
 
 
 def means_in_words(points: list[Point]) -> list[str]:
-    """The mean success of each number of demonstrations, and of how many seeds it is."""
+    """Mean success for each number of demonstrations, and the number of seeds."""
     return [
         f"{count}: {np.mean(rates):.1%}" + (f" ({len(rates)} seeds)" if len(rates) > 1 else "")
         for count, rates in means(points).items()
     ]
 
 
-def draw(lines: dict[str, list[Point]], out: Path) -> None:
-    """Write the picture.
+def plot_lines(lines: dict[str, list[Point]], out: Path) -> None:
+    """Plot all lines into an image file.
 
     Raises:
         OSError: It cannot be written.

@@ -1,10 +1,9 @@
-"""What a policy's success depends on: ``python -m benchmark.robustness --policy PATH --env ID``."""
+"""Robustness of a policy: ``python -m benchmark.robustness --policy PATH --env ID``."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,17 +11,17 @@ from typing import Any, NamedTuple
 
 import tyro
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmark.evaluation.display import episodes_each
-from benchmark.evaluation.policy_info import identify, tell
+from benchmark.evaluation.policy_info import identify, print_policy
 from benchmark.evaluation.protocol import choose_envs, choose_seeds
-from benchmark.evaluation.rollout import Player
+from benchmark.evaluation.rollout import Evaluator
 from komo_envs.randomization import ALL, LIMITS, PRESETS
 from komo_envs.utils import provenance
 from komo_envs.utils.cli import fail, parse, plain, printing
 from komo_envs.utils.files import check_writable, write_text
+from komo_envs.utils.progress import ProgressDisplay
 from komo_envs.utils.stats import newcombe_paired, wilson
 from komo_envs.utils.workers import Limits, WorkerError, Workers
 from policies.external.sb3 import SB3Options
@@ -34,84 +33,84 @@ VARIATIONS: dict[str, Any] = {
     **{name: {name: getattr(ALL, name)} for name in LIMITS},
     **{name: name for name in PRESETS},
 }
-"""What ``randomize`` is, by name: nothing, each range alone, and those that have names."""
+"""Values of ``randomize`` by name: none, each range alone, and the presets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Score a policy while one thing varies, and then another: what it depends on, and how much.
+    """Score a policy under one randomization after another: what its success depends on.
 
-    All variations are of the same scenes, on test seeds, and each is compared with none at all.
+    All variations have the same scenes, on test seeds, and are compared with no variation.
     """
 
     policy: str
-    """As of benchmark.run."""
+    """Policy, as of benchmark.run."""
     env: str
     """Id of the environment, or module:Id."""
     episodes: int = 100
-    """Of each variation."""
+    """Number of episodes of each variation."""
     workers: int | None = None
-    """Processes that play; as many as there are cores if not given."""
+    """Number of worker processes; the number of cores if not given."""
     out: Path | None = None
-    """A JSON file for the scores."""
+    """JSON file of the scores."""
     trust_code: bool = False
-    """Whether --policy may run code of its author's."""
+    """Whether --policy may run code of its author."""
     sb3: tyro.conf.OmitArgPrefixes[SB3Options] = field(default_factory=SB3Options)
 
 
 @dataclass(frozen=True)
-class Score:
-    """Of the episodes of a variation."""
+class VariationScore:
+    """Score under a variation."""
 
     up_to: float | None
-    """The range of what varies alone."""
+    """Limit of the range that varies; None if several do."""
     episodes: int
     successes: int
     ci95: tuple[float, float]
     """95 % Wilson interval of the success rate."""
     difference: float
-    """Of the success rate, from that without variation."""
+    """Difference of the success rate from that without variation."""
     difference_ci95: tuple[float, float]
-    """95 % interval of it, scene by scene."""
+    """95 % interval of the difference, paired by scene."""
 
 
-class Job(NamedTuple):
-    """An episode: what ``VariedPlayer.play`` takes."""
+class VariedEpisodeJob(NamedTuple):
+    """An episode to play: the arguments of ``VariedEvaluator.play``."""
 
     variation: str
     seed: int
 
     def __str__(self) -> str:
-        """As an error names it."""
+        """Name of the episode in errors."""
         return f"{self.variation}, seed {self.seed}"
 
 
-class VariedPlayer:
+class VariedEvaluator:
     """Plays single episodes of one environment, whose variation changes."""
 
     def __init__(self, policy: str, env_id: str, trust_code: bool, sb3: SB3Options) -> None:
         self._env_id = env_id
-        self._make_player = partial(Player, policy, Path(os.devnull), trust_code, sb3=sb3)
+        self._make_evaluator = partial(Evaluator, policy, Path(os.devnull), trust_code, sb3=sb3)
         self._variation: str | None = None
-        self._player: Player | None = None
+        self._evaluator: Evaluator | None = None
 
     def play(self, variation: str, seed: int) -> bool:
         """Whether the policy solves the episode of a seed."""
-        if self._player is None or variation != self._variation:
+        if self._evaluator is None or variation != self._variation:
             self.close()
             options = {"randomize": VARIATIONS[variation]}
-            self._player = self._make_player(options=options)
+            self._evaluator = self._make_evaluator(options=options)
             self._variation = variation
-        return self._player.play(self._env_id, seed).success_at_end
+        return self._evaluator.play(self._env_id, seed).success_at_end
 
     def close(self) -> None:
         """Close the environment, if there is one."""
-        if self._player is not None:
-            self._player.close()
+        if self._evaluator is not None:
+            self._evaluator.close()
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     arguments = parse(Arguments, MODULE)
     try:
         [env_id] = choose_envs(((arguments.env,),))
@@ -122,12 +121,12 @@ def main() -> None:
             check_writable("--out", arguments.out)
         identified = identify(arguments.policy, [env_id], arguments.trust_code, sb3=arguments.sb3)
         policy = identified.policy
-        tell(policy, identified.env_options)
+        print_policy(policy, identified.env_options)
         scores = measure(arguments, env_id, seeds)
         if arguments.out is not None:
-            said = {"policy": asdict(policy), "env": env_id, "seeds": [seeds.start, seeds.stop]}
-            said["scores"] = {name: asdict(score) for name, score in scores.items()}
-            write_text(arguments.out, json.dumps(said, indent=1) + "\n")
+            record = {"policy": asdict(policy), "env": env_id, "seeds": [seeds.start, seeds.stop]}
+            record["scores"] = {name: asdict(score) for name, score in scores.items()}
+            write_text(arguments.out, json.dumps(record, indent=1) + "\n")
     except (ValueError, ImportError) as error:
         fail(MODULE, error)
     except KeyboardInterrupt:
@@ -135,31 +134,36 @@ def main() -> None:
     except (WorkerError, OSError) as error:
         fail(MODULE, f"stopped: {plain(error)}", code=1)
     with printing(MODULE, "everything is scored"):
-        show(scores, f"{policy.name} in {env_id}, {episodes_each(len(seeds))}")
+        print_scores(scores, f"{policy.name} in {env_id}, {episodes_each(len(seeds))}")
 
 
-def measure(arguments: Arguments, env_id: str, seeds: range) -> dict[str, Score]:
+def measure(arguments: Arguments, env_id: str, seeds: range) -> dict[str, VariationScore]:
     """The scores, by variation.
 
     Raises:
         WorkerError: A worker cannot go on.
     """
-    jobs = [Job(name, seed) for name in VARIATIONS for seed in seeds]
-    player = partial(VariedPlayer, arguments.policy, env_id, arguments.trust_code, arguments.sb3)
-    solved: dict[Job, bool] = {}
-    with Workers(arguments.workers or provenance.usable_cores(), player, Limits()) as pool:
-        console, hidden = Console(stderr=True), not sys.stderr.isatty()
-        playing = pool.play(jobs)
-        for played in track(playing, "Varying", len(jobs), console=console, disable=hidden):
+    jobs = [VariedEpisodeJob(name, seed) for name in VARIATIONS for seed in seeds]
+    make_evaluator = partial(
+        VariedEvaluator, arguments.policy, env_id, arguments.trust_code, arguments.sb3
+    )
+    solved: dict[VariedEpisodeJob, bool] = {}
+    workers = arguments.workers or provenance.usable_cores()
+    with (
+        Workers(workers, make_evaluator, Limits()) as pool,
+        ProgressDisplay({env_id: len(jobs)}, "episodes") as display,
+    ):
+        for played in pool.play(jobs):
             solved[played.task] = bool(played.answer)
-    plain = [solved[Job("none", seed)] for seed in seeds]
+            display.update(env_id, len(solved))
+    plain = [solved[VariedEpisodeJob("none", seed)] for seed in seeds]
     return {
-        name: _score(name, plain, [solved[Job(name, seed)] for seed in seeds])
+        name: _score(name, plain, [solved[VariedEpisodeJob(name, seed)] for seed in seeds])
         for name in VARIATIONS
     }
 
 
-def _score(name: str, plain: list[bool], varied: list[bool]) -> Score:
+def _score(name: str, plain: list[bool], varied: list[bool]) -> VariationScore:
     pairs = list(zip(varied, plain, strict=True))
     table = (
         pairs.count((True, True)),
@@ -167,7 +171,7 @@ def _score(name: str, plain: list[bool], varied: list[bool]) -> Score:
         pairs.count((False, True)),
         pairs.count((False, False)),
     )
-    return Score(
+    return VariationScore(
         up_to=getattr(ALL, name) if name in LIMITS else None,
         episodes=len(pairs),
         successes=sum(varied),
@@ -177,7 +181,7 @@ def _score(name: str, plain: list[bool], varied: list[bool]) -> Score:
     )
 
 
-def show(scores: dict[str, Score], title: str) -> None:
+def print_scores(scores: dict[str, VariationScore], title: str) -> None:
     """Print a line for each variation."""
     print(title)  # one of the table would be wrapped to its width
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)

@@ -20,8 +20,9 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmark.evaluation.display import episodes_each
-from benchmark.evaluation.protocol import SOURCES, choose_envs
+from benchmark.evaluation.protocol import EVALUATION_SOURCES, choose_envs
 from experts import make_expert
+from komo_envs.env import unwrap
 from komo_envs.suite import VALIDATION
 from komo_envs.utils import provenance
 from komo_envs.utils.cli import fail, parse, plain, printing
@@ -41,10 +42,10 @@ MODES: dict[str, dict[str, Any]] = {
     "rgbd 96": {"obs_mode": "rgbd", "image_size": 96},
     "rgbd 128": {"obs_mode": "rgbd", "image_size": 128},
 }
-"""What is measured: options of ``gym.make``, by name."""
+"""Modes that are measured: options of ``gym.make``, by name."""
 
 ONE_OF_EACH = ("KomoPush-v0", "KomoShelf-v0")
-"""What is measured unless told otherwise: one environment of each task."""
+"""Default environments: one of each task."""
 
 Item = TypeVar("Item")
 
@@ -53,7 +54,7 @@ Speeds = dict[str, dict[str, Any]]
 ``"expert"``, and its ``"students"``, by name."""
 
 IN_VECTORS = ("state", "rgb 96")
-"""The modes that vector environments are measured in."""
+"""Modes in which vector environments are measured."""
 
 BATCH = 8
 """Scenes at once, in which a student's predictions are measured beside those of single ones."""
@@ -69,18 +70,18 @@ class Arguments:
     env: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Ids of the environments, or module:Id; one of each task of the suite if none is given."""
     rounds: int = 5
-    """How often each mode is measured. They take turns, so that noise meets all alike."""
+    """Number of measurements of each mode. Modes take turns, so that noise affects all equally."""
     steps: int = 200
-    """Steps of a mode in each round."""
-    at_once: tuple[int, ...] = (1, 2, 4, 8)
-    """How many environments a vector environment has; each number is measured."""
+    """Number of steps of a mode in each round."""
+    num_envs: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of environments in a vector environment; each is measured."""
     episodes: int = 20
-    """Episodes of each expert, and of each student."""
+    """Number of episodes of each expert, and of each student."""
     policies: tuple[str, ...] | None = None
     """Folders of students; those that come with the project, of these environments, if not
     given."""
     out: Path | None = None
-    """A JSON file for the measurements."""
+    """JSON file of the measurements."""
 
 
 @dataclass
@@ -121,7 +122,7 @@ class Stopwatch:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     arguments = parse(Arguments, MODULE, repeatable=("--env",))
     try:
         envs = choose_envs(arguments.env, default=ONE_OF_EACH)
@@ -137,7 +138,7 @@ def main() -> None:
             if arguments.policies is not None and env_id not in envs:
                 raise ValueError(f"--policies {folder}: is of {env_id}, which is not measured")
         counts = [(name, getattr(arguments, name)) for name in ("rounds", "steps", "episodes")]
-        for name, count in [*counts, *(("at-once", count) for count in arguments.at_once)]:
+        for name, count in [*counts, *(("num-envs", count) for count in arguments.num_envs)]:
             if count < 1:
                 raise ValueError(f"--{name} {count}: expected 1 or more")
         if arguments.out is not None:
@@ -153,10 +154,10 @@ def main() -> None:
 
 
 def measure(arguments: Arguments, envs: tuple[str, ...], students: dict[Path, str]) -> None:
-    """Measure, write what was asked for, and print it.
+    """Measure, write the file if one was asked for, and print the measurements.
 
     Args:
-        arguments: Of the command.
+        arguments: Arguments of the command.
         envs: Ids of environments.
         students: Folders of students, and the environment of each.
 
@@ -169,7 +170,7 @@ def measure(arguments: Arguments, envs: tuple[str, ...], students: dict[Path, st
     speeds: Speeds = {
         env_id: {
             "steps": {mode: times[env_id, mode].medians() for mode in MODES},
-            "vectors": measure_vectors(env_id, arguments.at_once, arguments.steps),
+            "vectors": measure_vectors(env_id, arguments.num_envs, arguments.steps),
             "expert": measure_expert(env_id, arguments.episodes),
             "students": {
                 folder.name: measure_student(folder, env_id, arguments.episodes)
@@ -185,12 +186,12 @@ def measure(arguments: Arguments, envs: tuple[str, ...], students: dict[Path, st
             "steps_per_round": arguments.steps,
             "episodes": arguments.episodes,
             "envs": speeds,
-            "versions": provenance.versions(envs, SOURCES),
+            "versions": provenance.versions(envs, EVALUATION_SOURCES),
             "machine": provenance.machine(),
         }
         write_text(arguments.out, json.dumps(report, indent=2) + "\n")
     with printing(MODULE, "everything is measured"):
-        show(speeds, arguments.episodes)
+        print_speeds(speeds, arguments.episodes)
 
 
 def measure_steps(env_id: str, options: dict[str, Any], steps: int, times: StepTimes) -> None:
@@ -199,9 +200,9 @@ def measure_steps(env_id: str, options: dict[str, Any], steps: int, times: StepT
     try:
         env.action_space.seed(0)
         env.reset(seed=VALIDATION.start)
-        inner: Any = env.unwrapped
-        physics, rendering = Stopwatch(inner.world.step), Stopwatch(inner.renderer.render)
-        inner.world.step, inner.renderer.render = physics, rendering
+        komo_env: Any = unwrap(env)  # whose methods are replaced
+        physics, rendering = Stopwatch(komo_env.world.step), Stopwatch(komo_env.renderer.render)
+        komo_env.world.step, komo_env.renderer.render = physics, rendering
         for step in range(WARM_UP + steps):
             action = env.action_space.sample()
             physics.ms = rendering.ms = 0.0
@@ -224,9 +225,9 @@ def measure_vectors(
     """Steps a second of all environments of a vector environment together, resets and all.
 
     Args:
-        env_id: Of the environments.
-        numbers: Of environments.
-        steps: Of each of them.
+        env_id: Id of the environments.
+        numbers: Numbers of environments.
+        steps: Number of steps of each of them.
 
     Returns:
         By mode, number, and kind: ``"sync"``, one program that steps one after the other, or
@@ -333,7 +334,7 @@ def show_progress(items: Sequence[Item], what: str) -> Iterable[Item]:
     return track(items, what, console=console, transient=True, auto_refresh=False)
 
 
-def show(speeds: Speeds, episodes: int) -> None:
+def print_speeds(speeds: Speeds, episodes: int) -> None:
     """Print the measurements."""
     steps = _table("Steps, one process, medians")
     for heading in ("observation", "steps/s", "step ms", "physics ms", "render ms", "own ms"):

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import tyro
 
-from benchmark.leaderboard import leaderboard
 from benchmark.records.result import Result
 from benchmark.records.submission import (
-    ENTRY,
     RESULT,
-    Entry,
+    SUBMISSION,
+    Submission,
     check_result,
     hash_file,
     load_row,
     save_record,
 )
+from benchmark.reporting.leaderboard_page import leaderboard_page
 from komo_envs.utils.cli import fail, parse, printing
 from komo_envs.utils.files import check_writable, write_text
 from komo_envs.utils.json_records import parse_json
@@ -30,35 +30,35 @@ MODULE = "benchmark.submit"
 
 @dataclass(frozen=True)
 class Arguments:
-    """Put a result on the leaderboard: a folder with the result and its entry, and the board.
+    """Put a result on the leaderboard: make a folder with the result and its submission.
 
-    What a student of this project learned from, and what it cost, its result says already.
+    Training data and compute of a student of this project are in its result already.
     """
 
     result: tyro.conf.Positional[Path]
-    """The result file, of test seeds."""
+    """Result file, on test seeds."""
     name: str
-    """Of the row's folder: letters, digits, dots, dashes."""
+    """Name of the row's folder: letters, digits, dots, dashes."""
     authors: tuple[str, ...]
-    """Their names."""
+    """Names of the authors."""
     method: str | None = None
-    """Its name on the board; that of the policy in the result if not given."""
+    """Name on the leaderboard; the policy's name in the result if not given."""
     links: tuple[str, ...] = ()
-    """To a paper, a page: https://..."""
+    """Links to a paper or a page: https://..."""
     code: str | None = None
     """Link to the method's code at the commit that was scored; not for this project's own."""
-    data: str | None = None
-    """What it learned from."""
-    training: str | None = None
-    """What its training cost: how long, and on what."""
+    training_data: str | None = None
+    """Data that the policy was trained on."""
+    training_compute: str | None = None
+    """Duration and hardware of the training."""
     results: Path = Path("benchmark/results")
     """Folder of the rows."""
     board: Path = Path("leaderboard.md")
-    """The leaderboard, which is generated anew."""
+    """File of the leaderboard, which is generated again."""
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     arguments = parse(Arguments, MODULE)
     try:
         row = submit(arguments)
@@ -81,55 +81,55 @@ def submit(arguments: Arguments) -> Path:
     check_writable("--board", arguments.board)
     for other in arguments.results.glob("[!.]*/"):
         if other != row:
-            load_row(other)  # refuses what is there already, if that does not check
+            load_row(other)  # refuses rows that are there and do not check
     result = check_result(arguments.result)
-    entry = entry_of(arguments, result)
+    submission = submission_of(arguments, result)
     scratch, old = (arguments.results / f".{arguments.name}.{part}" for part in ("new", "old"))
     try:
-        # What one that was killed may have left.
+        # Remains of a command that was killed.
         shutil.rmtree(scratch, ignore_errors=True)
         if old.exists() and not row.exists():
             old.rename(row)
         shutil.rmtree(old, ignore_errors=True)
         scratch.mkdir(parents=True)
         shutil.copyfile(arguments.result, scratch / RESULT)
-        save_record(entry, scratch / ENTRY)
+        save_record(submission, scratch / SUBMISSION)
         load_row(scratch)
-        if row.exists():  # a row is replaced as a whole: what was verified was another result
+        if row.exists():  # a row is replaced as a whole: its verification is of another result
             row.rename(old)
         scratch.rename(row)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    write_text(arguments.board, leaderboard(arguments.results))
+    write_text(arguments.board, leaderboard_page(arguments.results))
     return row
 
 
-def entry_of(arguments: Arguments, result: Result) -> Entry:
-    """The entry that the arguments and the result make together.
+def submission_of(arguments: Arguments, result: Result) -> Submission:
+    """The submission of the arguments and the result.
 
     Raises:
         ValueError: Something is missing, or not as it should be.
     """
-    data, training = arguments.data, arguments.training
-    if (learning := result.policy.learning) is not None:
-        data = data or f"{learning.demonstrations} demonstrations"
-        training = training or f"{learning.minutes:.0f} min on {learning.hardware}"
-    for option, value in (("--data", data), ("--training", training)):
+    data, compute = arguments.training_data, arguments.training_compute
+    if (training := result.policy.training) is not None:
+        data = data or f"{training.demonstrations} demonstrations"
+        compute = compute or f"{training.minutes:.0f} min on {training.hardware}"
+    for option, value in (("--training-data", data), ("--training-compute", compute)):
         if value is None:
-            raise ValueError(f'{option}: the result does not say; expected words, or "none"')
-    said = {
-        "schema": 1,
+            raise ValueError(f'{option}: the result has none; expected words, or "none"')
+    fields = {
+        "schema": 2,
         "method": arguments.method or result.policy.name,
         "authors": list(arguments.authors),
         "links": list(arguments.links),
         "code": arguments.code,
-        "data": data,
-        "training": training,
+        "training_data": data,
+        "training_compute": compute,
         "result_sha256": hash_file(arguments.result),
         "policy_sha256": result.policy.sha256,
     }
-    return parse_json(Entry, json.dumps(said), "entry")
+    return parse_json(Submission, json.dumps(fields), "submission")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Policy(Protocol):
     - ``sha256: str``: hexadecimal, over all files that it reads besides its own source, such as
       weights. The hash of a policy of a Python file is of that file and of this; without it two
       checkpoints have one hash.
-    - ``learning: Mapping[str, Any]``: what it took to train: ``parameters`` and
+    - ``training: Mapping[str, Any]``: what it took to train: ``parameters`` and
       ``demonstrations``, numbers, ``minutes``, and ``hardware`` in words.
     - ``privileged: bool``: whether it observes the state of the simulation, as all do with
       ``obs_mode="state"``. If it also has ``attach(env)``, that is called once with its

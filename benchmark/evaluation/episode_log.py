@@ -13,19 +13,20 @@ from pydantic.dataclasses import dataclass
 from benchmark.records.result import Episode, Setup
 from komo_envs.utils.files import lock, replacing
 from komo_envs.utils.json_records import parse_json
+from komo_envs.utils.resume import check_same, open_locked
 
 OF_A_PART = ("schema", "commit", "date", "command")
 """The fields of a setup that may differ between the parts of a run."""
-SAME = tuple(field.name for field in fields(Setup) if field.name not in OF_A_PART)
+OF_THE_RUN = tuple(field.name for field in fields(Setup) if field.name not in OF_A_PART)
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
-class Entry:
+class LogEntry:
     """A line of the log."""
 
     episode: Episode
     deaths: int
-    """How many workers died on the episode."""
+    """Number of workers that died on the episode."""
     elapsed: float
     """Seconds of wall time that the run had worked on this environment by then."""
 
@@ -37,43 +38,34 @@ class EpisodeLog:
 
     Args:
         folder: Made if it is not there.
-        setup: Of the run that is wanted.
+        setup: Setup of the run that is wanted.
 
     Attributes:
-        folder: Where the run is kept.
-        setup: As it was when the run began.
-        entries: By environment and seed.
+        folder: Folder of the run.
+        setup: Setup of the run when it began.
+        entries: Finished episodes, by environment and seed.
 
     Raises:
         ValueError: The folder cannot be written to, or holds another run, or one that is still
-            going on; or the setup is none that could be read again.
+            running; or the setup could not be read again.
     """
 
     def __init__(self, folder: Path, setup: Setup) -> None:
         path, line = folder / "episodes.jsonl", _line_of(setup)
-        for left in ("result.json", "films.json", "videos"):
+        for left in ("result.json", "highlights.json", "videos"):
             if (folder / left).exists() and not path.exists():  # they are of another run
                 raise ValueError(
                     f"--out {folder}: holds a {left} without its episodes.jsonl; "
                     "expected an unfinished run or a folder without one"
                 )
         self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
-        except OSError as error:
-            raise ValueError(f"--out {folder}: cannot be written to: {error.strerror}") from None
-        try:
-            lock(self._file)
-        except BlockingIOError:
-            self._file.close()
-            raise ValueError(f"--out {folder}: another run is writing there") from None
+        self._file = open_locked("--out", folder, path)
         self._file.seek(0)
         # A run that was killed while it wrote may leave half a line, which is dropped.
         lines = self._file.read().splitlines(keepends=True)
         whole = [line for line in lines if line.endswith(b"\n")]
         self._file.truncate(sum(map(len, whole)))
-        self.entries: dict[tuple[str, int], Entry] = {}
+        self.entries: dict[tuple[str, int], LogEntry] = {}
         if not whole:
             self.setup = setup
             self._write(line)
@@ -82,37 +74,24 @@ class EpisodeLog:
         there = self.setup.seeds
         if there[0] == setup.seeds[0] and there[1] < setup.seeds[1]:
             self.setup = replace(self.setup, seeds=setup.seeds)
-        self._check_same(folder, setup)
+        here = {name: value for name, value in asdict(setup).items() if name in OF_THE_RUN}
+        check_same("--out", folder, "a run", asdict(self.setup), here)
         for number, line in enumerate(whole[1:], start=2):
-            entry = parse_json(Entry, line, f"{path}, line {number}")
+            entry = parse_json(LogEntry, line, f"{path}, line {number}")
             self.entries[entry.episode.env, entry.episode.seed] = entry
         if self.setup.seeds != there:
             self._rewrite([_line_of(self.setup), *whole[1:]])
 
-    def _check_same(self, folder: Path, setup: Setup) -> None:
-        there, now = asdict(self.setup), asdict(setup)
-        for name in SAME:
-            if there[name] == now[name]:
-                continue
-            old, new = there[name], now[name]
-            if isinstance(old, dict):
-                old = {key: value for key, value in old.items() if new.get(key) != value}
-                new = {key: new.get(key) for key in old}
-            raise ValueError(
-                f"--out {folder}: holds a run with other {name}: {old} there, {new} here; "
-                "choose another folder"
-            )
-
     def elapsed(self, env_id: str) -> float:
-        """Seconds of wall time spent on an environment so far, all parts of the run together."""
+        """Wall time spent on an environment so far, in all parts of the run, s."""
         spent = [entry.elapsed for (env, _), entry in self.entries.items() if env == env_id]
         return max(spent, default=0.0)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: LogEntry) -> None:
         """Keep a finished episode.
 
         Raises:
-            ValueError: It is none that could be read again.
+            ValueError: It could not be read again.
             OSError: It cannot be written.
         """
         self._write(_line_of(entry))
@@ -137,12 +116,12 @@ class EpisodeLog:
         self._file.close()
 
 
-def _line_of(record: Setup | Entry) -> bytes:
+def _line_of(record: Setup | LogEntry) -> bytes:
     """A line of the log.
 
     Raises:
         ValueError: The record could not be read again, as one with half a character in a text.
     """
     line = json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
-    parse_json(type(record), line, type(record).__name__.lower())
+    parse_json(type(record), line, "setup" if isinstance(record, Setup) else "episode")
     return line

@@ -1,4 +1,4 @@
-"""What a score is measured on: which environments, and which of the suite's frozen seeds."""
+"""Environments and frozen seeds on which policies are scored."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from komo_envs.registration import ENTRY_POINT, find_spec
 from komo_envs.suite import ENVS, TEST, TRAIN, VALIDATION
 from komo_envs.utils.foreign_code import ForeignError, foreign_code
 
-SOURCES = ("komo_envs", "policies", "benchmark")
-"""The packages whose source a score depends on; a policy's is in its hash."""
+EVALUATION_SOURCES = ("komo_envs", "policies", "benchmark")
+"""Packages whose source a score depends on; the source of a policy is in its hash."""
 
 EPISODES = 500
 """Test episodes of each environment in a full score."""

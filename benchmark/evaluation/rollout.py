@@ -33,15 +33,15 @@ from policies.rollout import rollout
 Env = gym.Env[Any, Any]
 
 
-class Job(NamedTuple):
-    """An episode to play: what ``Player.play`` takes."""
+class EpisodeJob(NamedTuple):
+    """An episode to play: the arguments of ``Evaluator.play``."""
 
     env_id: str
     seed: int
-    film: bool = False
+    video: bool = False
 
     def __str__(self) -> str:
-        """As an error names it."""
+        """Name of the episode in errors."""
         return f"{self.env_id}, seed {self.seed}"
 
 
@@ -49,19 +49,19 @@ class VideoError(RuntimeError):
     """A video could not be rendered or written."""
 
 
-class Player:
+class Evaluator:
     """Plays single episodes, each of which depends on its environment and seed alone.
 
     Environment and policies are made when they are first needed, and kept until an episode is of
-    another environment; a policy that raises is made anew. So never more than one simulation is
+    another environment; a policy that raises is loaded again. So never more than one simulation is
     alive.
 
     Args:
-        policy: What ``--policy`` named.
+        policy: Policy spec, as of ``--policy``.
         videos: Folder for the videos.
-        trust_code: Whether the policy may run code of its author's.
+        trust_code: Whether the policy may run code of its author.
         options: Keyword arguments of ``gym.make``, besides those that the policy asks for.
-        device: Of PyTorch, where a student computes.
+        device: PyTorch device on which a student computes.
         sb3: How a model of Stable-Baselines3 was trained.
     """
 
@@ -89,44 +89,49 @@ class Player:
         self._spec = policy
 
     def options_for(self, env_id: str) -> dict[str, Any]:
-        """What the environment is made with for the policy, which is loaded if it is not yet."""
+        """Options of the environment for the policy, which is loaded if it is not yet."""
         if self._spec not in self._policies:
             policy = load_policy(self._spec, env_id, self._trust_code, self._device, self._sb3)
             self._policies[self._spec] = policy
         return {**self._options, **env_options_of(self._policies[self._spec])}
 
-    def play(self, env_id: str, seed: int, film: bool = False) -> Episode:
-        """Play one episode, and film it if asked to.
+    def play(self, env_id: str, seed: int, video: bool = False) -> Episode:
+        """Play one episode.
 
-        What the policy raises fails the episode, and is named in it. What else goes wrong is no
-        failure of the policy, and is raised: environment and policy could not be made, the reset,
-        the simulation or a camera failed, the video could not be written.
+        An error of the policy fails the episode, and is named in it. Any other error is raised:
+        environment or policy could not be made, the reset, the simulation or a camera failed, the
+        video could not be written.
+
+        Args:
+            env_id: Id of the environment.
+            seed: Seed of the episode.
+            video: Whether to record a video.
 
         Raises:
             Exception: Of any kind.
         """
         env, policy = self._prepare(env_id)
-        video = Video(self._videos, env, video_name(env_id, seed)) if film else None
+        recorder = Video(self._videos, env, video_name(env_id, seed)) if video else None
         scene: dict[str, Any] = {}
         once = success = False
         distance = None
         tracking_errors: list[float] = []
-        delays: list[float] = []
+        latencies: list[float] = []
         steps = -1  # the reset is none
         error = None
         try:
             self._attach(env, policy)
             for info in rollout(policy, env, seed, guard=foreign_code):
                 steps += 1
-                scene = scene or _plain(info["scene"])
+                scene = scene or _as_json(info["scene"])
                 success = bool(info["is_success"])
                 once = once or (success and steps > 0)
                 distance = float(info["distance"])
                 if steps > 0:
                     tracking_errors.append(float(info["tracking_error"]))
-                    delays.append(float(info["latency"]))
-                if video is not None:
-                    video.add_frame()
+                    latencies.append(float(info["latency"]))
+                if recorder is not None:
+                    recorder.add_frame()
         except (ForeignError, ActionError) as raised:
             error = _reason(raised)
             del self._policies[self._spec]  # it may be broken; the robot is not let go of
@@ -139,14 +144,14 @@ class Player:
         world = unwrap(env).world
         if isinstance(world, LabWorld):
             world.save_images()
-        if error is None and (told := _told(env)) is not None:
-            success, once = told, once or told
+        if error is None and (outcome := _operator_outcome(env)) is not None:
+            success, once = outcome, once or outcome
         success = success and error is None
         failure = None
         if not success:
             failure = error or _own_reason(policy) or "timeout"
-        if video is not None:
-            video.save(success)
+        if recorder is not None:
+            recorder.save(success)
         return Episode(
             env=env_id,
             seed=seed,
@@ -157,8 +162,8 @@ class Player:
             steps=max(steps, 0),
             failure=failure,
             tracking_error=float(np.mean(tracking_errors)) if tracking_errors else None,
-            delay=float(np.median(delays)) if delays else 0.0,
-            deadline_misses=sum(delay >= CONTROL_PERIOD for delay in delays),
+            latency=float(np.median(latencies)) if latencies else 0.0,
+            deadline_misses=sum(latency >= CONTROL_PERIOD for latency in latencies),
         )
 
     def _prepare(self, env_id: str) -> tuple[Env, Policy]:
@@ -201,14 +206,14 @@ class Player:
         self._attached.clear()
 
 
-def _told(env: Env) -> bool | None:
+def _operator_outcome(env: Env) -> bool | None:
     """Whether an operator calls the episode a success; None if the environment sees that itself."""
     world = unwrap(env).world
     return world.query_outcome() if isinstance(world, LabWorld) else None
 
 
-def lost(job: Job, why: str) -> Episode:
-    """The episode of a job that was given up."""
+def failed_episode(job: EpisodeJob, why: str) -> Episode:
+    """The failed episode of a job that was given up."""
     return Episode(
         env=job.env_id,
         seed=job.seed,
@@ -222,12 +227,12 @@ def lost(job: Job, why: str) -> Episode:
 
 
 def _reason(error: ForeignError | ActionError) -> str:
-    """Why an episode failed: what the policy raised, or which action was refused."""
+    """Reason of a failure: the error of the policy, or the action that was refused."""
     return f"error: {error if isinstance(error, ForeignError) else describe(error)}"[:200]
 
 
 def _own_reason(policy: Policy) -> str | None:
-    """Why the policy says that it failed; None if it does not say."""
+    """The policy's own reason of its failure; None if it states none."""
     try:
         with foreign_code():
             failure = getattr(policy, "failure", None)
@@ -241,7 +246,7 @@ def _own_reason(policy: Policy) -> str | None:
 class Video:
     """An mp4, in real time, of what ``env.render()`` shows.
 
-    It is drawn when the episode is over: a robot in real time would not wait for it.
+    It is rendered when the episode is over: a robot in real time would not wait for it.
 
     Args:
         folder: Made if it is not there.
@@ -260,26 +265,26 @@ class Video:
             self._writer = imageio.get_writer(self._scratch, fps=env.metadata["render_fps"])
 
     def add_frame(self) -> None:
-        """Keep the present moment."""
+        """Keep the present state for a frame."""
         self._states.append(unwrap(self._env).state)
 
     def save(self, success: bool) -> None:
-        """Draw the video, and give it its name."""
-        inner = unwrap(self._env)
+        """Render the video, and give it its name."""
+        komo_env = unwrap(self._env)
         with _video_errors():
             for state in self._states:
-                self._writer.append_data(inner.render_state(state))
+                self._writer.append_data(komo_env.render_state(state))
             self._writer.close()
             outcome = "success" if success else "failure"
             if self._scratch.exists():  # not if the policy raised before the first frame
                 self._scratch.replace(self._folder / f"{self._name}-{outcome}.mp4")
 
 
-def _plain(scene: dict[str, Any]) -> dict[str, Any]:
+def _as_json(scene: dict[str, Any]) -> dict[str, Any]:
     """The scene as it will be in the result.
 
     Raises:
-        TypeError: It is not made of what JSON knows.
+        TypeError: JSON cannot hold it.
     """
     try:
         return json.loads(json.dumps(scene))
@@ -290,7 +295,7 @@ def _plain(scene: dict[str, Any]) -> dict[str, Any]:
 
 
 def video_name(env_id: str, seed: int) -> str:
-    """How the name of an episode's video begins: an id may have a ``:`` or a ``/``, and no file."""
+    """Beginning of the name of an episode's video, without a ``:`` or ``/`` of the id."""
     return re.sub(r"[^\w.-]", "-", f"{env_id}-{seed}")
 
 

@@ -45,36 +45,37 @@ THRESHOLDS = (0.01, 0.02, 0.05)
 
 
 @dataclass(frozen=True, config=_CONFIG)
-class Learning:
-    """What it took to train a policy."""
+class PolicyTraining:
+    """Cost of training a policy."""
 
     parameters: Count
-    """Numbers that were learned."""
+    """Learned parameters."""
     demonstrations: Count
     minutes: Length
     hardware: Line
-    """In words."""
+    """Hardware, in words."""
 
 
 @dataclass(frozen=True, config=_CONFIG)
 class PolicyIdentity:
-    """Which policy was scored."""
+    """Policy that was scored."""
 
     name: Line
-    kind: str
-    """``"expert"``, ``"random"``, ``"zero"``; what ``--policy`` named."""
+    spec: str
+    """``--policy``, without folders outside the project: ``"expert"``, ``"random"``, ``"zero"``,
+    ``"pretrained:NAME"``, a path relative to the project, or the last name of another path."""
     privileged: bool
     """Whether it saw more than its observations: the state of the simulation."""
     sha256: Sha256
-    """Hash of all that defines its behaviour."""
+    """Hash of all that defines its behavior."""
     weights_hashed: bool = True
     """Whether the hash covers the weights: not for a Python file that states no sha256 of them."""
     trained_in: dict[str, JsonValue] | None = None
     """How a model of Stable-Baselines3 was trained, as its spaces prove, it says itself, or was
     stated: options of the env, ``rescale_action``, and ``vec_normalize``, the sha256 of the
     statistics or null."""
-    learning: Learning | None = None
-    """None if it did not learn, or does not say."""
+    training: PolicyTraining | None = None
+    """None if it was not trained, or does not say."""
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -88,9 +89,9 @@ class Commit:
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Setup:
-    """All that is settled before the first episode."""
+    """Configuration of a run, known before its first episode."""
 
-    schema: Literal[1]
+    schema: Literal[2]
     suite: str
     """Version of the suite: environments and seeds."""
     policy: PolicyIdentity
@@ -98,34 +99,35 @@ class Setup:
     env_options: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     """How the policy observes and acts in each environment: the options of ``gym.make``, as
     they are in the environment that was made."""
-    world: Backend = "sim"
-    """What the policy acted in."""
+    backend: Backend = "sim"
+    """Backend that the policy acted in."""
     lab: dict[str, JsonValue] | None = None
-    """What the laboratory has, if there is one."""
+    """Configuration of the laboratory, if there is one."""
     dry_run: bool = False
     """Whether a real robot was sent nothing."""
     seeds: tuple[Count, Count]
     """(A, B): each environment is scored on the seeds A, ..., B - 1."""
     videos: Count
-    """How many episodes of each environment, the first ones, are filmed."""
+    """Number of recorded videos of each environment, of its first episodes."""
     versions: Versions
-    """Of Python and the packages; hashes of the project's own and of tasks from elsewhere."""
+    """Versions of Python and packages; hashes of the project's own sources and of those of tasks
+    from elsewhere."""
     commit: Commit | None
     """None where the code is no git repository."""
     machine: dict[str, str | int | float]
     device: str = "cpu"
-    """Of PyTorch, where a student computed."""
+    """PyTorch device on which a student computed."""
     date: str
     """When the run began, ISO 8601, UTC."""
     command: str
-    """As it was given, but for the folder after ``--out``."""
+    """Command line, without the folder after ``--out`` and folders outside the project."""
     episode_seconds: Annotated[float, Field(gt=0)] | None = None
     """Wall time after which an episode failed; None for no limit."""
     memory_gib: Annotated[float, Field(gt=0)] | None = None
     """Memory of a worker, with all that it had started, beyond which its episode failed."""
 
     def limits(self) -> Limits | None:
-        """Of each episode; None for none."""
+        """Limits of each episode; None for none."""
         if self.episode_seconds is None or self.memory_gib is None:
             return None
         return Limits(self.episode_seconds, self.memory_gib)
@@ -142,23 +144,22 @@ class Episode:
     env: str
     seed: int
     scene: dict[str, JsonValue]
-    """The scene as drawn, ``info["scene"]``; empty if it did not come to that."""
+    """``info["scene"]``; empty if the env was not reset."""
     success_once: bool
     """Whether ``info["is_success"]`` was true after any step."""
     success_at_end: bool
     """Whether it was true after the last step. This is what a score counts."""
     distance: Length | None
-    """Of the object from where the task wants it, ``info["distance"]``, at the end, m; None if it
-    did not come to that."""
+    """Distance of the object from its target, ``info["distance"]``, at the end, m; None if the env
+    was not reset."""
     steps: Annotated[int, Field(ge=0, le=1_000_000)]
     failure: str | None
     """None on success; else the policy's own reason, ``"timeout"``, ``"error: ..."``, or
     ``"stopped: ..."`` if a robot in real time was."""
     tracking_error: Length | None = None
-    """Of the arm, ``info["tracking_error"]``, in the mean over the steps, rad; None if there were
-    none."""
-    delay: Length = 0.0
-    """From an observation to the action that followed, in the median, s. A simulation waits."""
+    """Mean of ``info["tracking_error"]`` of the arm over the steps, rad; None without steps."""
+    latency: Length = 0.0
+    """Median time from an observation to the action that followed, s. A simulation waits."""
     deadline_misses: Count = 0
     """Actions that came after the end of their control period."""
 
@@ -184,20 +185,20 @@ class TaskScore:
     within: dict[str, float]
     """Share of episodes whose distance at the end was at most so many metres."""
     steps_median: float
-    """Over all episodes."""
+    """Median over all episodes."""
     failures: dict[str, int]
-    """How often each reason occurred, the commonest first."""
+    """Number of episodes by reason, the commonest first."""
     episodes_per_minute: float
-    """Of wall time, with all workers of the run together."""
+    """Episodes per minute of wall time, of all workers together."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Result(Setup):
-    """A finished run: what ``result.json`` holds."""
+    """A finished run, as in ``result.json``."""
 
     workers: Annotated[int, Field(ge=1)]
     nodes: Annotated[int, Field(ge=1)] = 1
-    """How many machines they were on, each with the processor and platform that ``machine`` has."""
+    """Number of machines, each with the processor and platform of ``machine``."""
     workers_replaced: Count
     """Worker processes that died and were replaced; their episodes were run again."""
     wall_seconds: Annotated[float, Field(gt=0)]

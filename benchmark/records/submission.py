@@ -1,8 +1,8 @@
-"""A row of the leaderboard: a folder with a result, its entry, and the record of its verification.
+"""A row of the leaderboard: a folder with a result, its submission, and its verification.
 
-``result.json`` is what the harness measured. ``entry.json`` says what the method is, who made it,
-and what it took. ``verification.json``, if it is there, says that part of the episodes were played
-again and came out the same. The latter two name the files they are about by hash.
+``result.json`` has the measurements. ``submission.json`` has the method, its authors, and the cost
+of its training. ``verification.json``, if it is there, says which episodes were played again, and
+how they came out. The latter two name the result and the policy by hash.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from komo_envs.utils.files import write_text
 from komo_envs.utils.json_records import parse_json
 from komo_envs.utils.stats import excess
 
-RESULT, ENTRY, VERIFICATION = "result.json", "entry.json", "verification.json"
+RESULT, SUBMISSION, VERIFICATION = "result.json", "submission.json", "verification.json"
 
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 Words = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^\S[^\r\n]*$")]
@@ -48,81 +48,81 @@ CodeLink = Annotated[Link, AfterValidator(_check_commit)]
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=_CONFIG)
-class Entry:
-    """What a result alone does not say."""
+class Submission:
+    """Description of a scored method."""
 
-    schema: Literal[1]
+    schema: Literal[2]
     method: Words
-    """Its name on the board."""
+    """Its name on the leaderboard."""
     authors: Annotated[tuple[Words, ...], Field(min_length=1, max_length=50)]
     links: Annotated[tuple[Link, ...], Field(max_length=10)]
     """A paper, a page."""
     code: CodeLink | None
     """Where the method's code is, at the commit that was scored; None if it is this project's."""
-    data: Words
-    """What it learned from; "none" if it did not learn."""
-    training: Words
-    """What its training cost: how long, and on what; "none" if there was none."""
+    training_data: Words
+    """Data that it was trained on; "none" if it was not trained."""
+    training_compute: Words
+    """Duration and hardware of the training; "none" if it was not trained."""
     result_sha256: Sha256
-    """Of ``result.json``."""
+    """Hash of ``result.json``."""
     policy_sha256: Sha256
-    """Of the checkpoint, or of the policy's source, as in the result."""
+    """Hash of the policy, as in the result."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=_CONFIG)
 class Verification:
     """Episodes of a result that were played again."""
 
-    schema: Literal[1]
+    schema: Literal[2]
     result_sha256: Sha256
-    """Of ``result.json``."""
+    """Hash of ``result.json``."""
     policy_sha256: Sha256
-    """Of the policy that played again; the same as the result's."""
+    """Hash of the policy that played again; the same as the result's."""
     seeds: dict[str, tuple[Count, ...]]
-    """Those that were played again, by environment."""
+    """Seeds that were played again, by environment."""
     identical: Count
-    """Episodes that came out the same in everything."""
-    alike: Count
-    """Others with the same outcome."""
-    different: tuple[tuple[str, Count], ...]
-    """Environment and seed of those whose outcome is another."""
+    """Episodes that came out the same in every number."""
+    equivalent: Count
+    """Other episodes with the same outcome."""
+    mismatches: tuple[tuple[str, Count], ...]
+    """Environment and seed of the episodes with another outcome."""
     versions: Versions
     machine: dict[str, str | int | float]
     commit: Commit | None
     date: str
-    elsewhere: tuple[str, ...] = ()
-    """In what those who played again had other things than the result, of those on which the last
-    digits depend, in words."""
-    lost: Count = 0
-    """Of the different ones, how many succeed in the result alone."""
+    other_hardware: tuple[str, ...] = ()
+    """Differences in hardware and versions that can change floating-point results, in words; empty
+    if there are none."""
+    regressions: Count = 0
+    """Number of mismatches that succeed in the result but not in the re-run."""
 
     @property
     def passed(self) -> bool:
-        """Whether all outcomes are the same, and there are any.
+        """Whether the result is confirmed: all outcomes are the same, and there are any.
 
-        Elsewhere the last digits are others, and where things touch, a few episodes end otherwise
-        for that: as many this way as that. Then it is whether most are the same, and no more than
-        chance would have it succeed in the result alone (exact sign test, one-sided, at 5 %).
+        On other hardware, floating-point differences can change contact-rich episodes. There, most
+        outcomes must be the same, and the re-run must not have lost significantly many successes
+        (exact sign test, one-sided, at 5 %).
         """
-        same = self.identical + self.alike
-        if not self.elsewhere:
-            return not self.different and same > 0
-        return same > len(self.different) and self.p >= 0.05
+        same = self.identical + self.equivalent
+        if not self.other_hardware:
+            return not self.mismatches and same > 0
+        return same > len(self.mismatches) and self.p >= 0.05
 
     @property
     def p(self) -> float:
-        """How probable it is that so many, or more, of the different ones succeed in the result
-        alone, if either is as probable."""
-        return excess(self.lost, len(self.different) - self.lost)
+        """P-value of the sign test: probability of at least so many regressions among the
+        mismatches by chance."""
+        return excess(self.regressions, len(self.mismatches) - self.regressions)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row, read and checked."""
+    """A row of the leaderboard, read and checked."""
 
     folder: Path
     result: Result
-    entry: Entry
+    submission: Submission
     verification: Verification | None
 
 
@@ -149,8 +149,9 @@ def load_row(folder: Path) -> Row:
     file = folder / RESULT
     sha256 = hash_file(file)
     result = check_result(file)
-    entry = parse_json(Entry, (folder / ENTRY).read_bytes(), str(folder / ENTRY))
-    records: list[tuple[str, Entry | Verification]] = [(ENTRY, entry)]
+    text = (folder / SUBMISSION).read_bytes()
+    submission = parse_json(Submission, text, str(folder / SUBMISSION))
+    records: list[tuple[str, Submission | Verification]] = [(SUBMISSION, submission)]
     verification = None
     if (folder / VERIFICATION).exists():
         text = (folder / VERIFICATION).read_bytes()
@@ -168,16 +169,19 @@ def load_row(folder: Path) -> Row:
             )
     if verification is not None:
         _check_seeds(verification, result, folder / VERIFICATION)
-    return Row(folder, result, entry, verification)
+    return Row(folder, result, submission, verification)
 
 
 def _check_seeds(verification: Verification, result: Result, file: Path) -> None:
     played = {(env_id, seed) for env_id, seeds in verification.seeds.items() for seed in seeds}
     there = {(episode.env, episode.seed) for episode in result.episodes}
-    counts = verification.identical + verification.alike + len(verification.different)
+    counts = verification.identical + verification.equivalent + len(verification.mismatches)
     total = sum(len(seeds) for seeds in verification.seeds.values())
-    if verification.lost > len(verification.different):
-        raise ValueError(f"{file}: lost: {verification.lost}; expected at most those different")
+    if verification.regressions > len(verification.mismatches):
+        raise ValueError(
+            f"{file}: regressions: {verification.regressions}; expected at most "
+            f"{len(verification.mismatches)}, the number of mismatches"
+        )
     if not played <= there or not len(played) == total == counts or not counts:
         raise ValueError(
             f"{file}: seeds: expected different ones of the result's, and as many as there are "
@@ -195,8 +199,8 @@ def check_result(file: Path) -> Result:
     result = load_result(file)
     if result.suite != SUITE:
         raise ValueError(f"{file}: suite: expected {SUITE}, got {result.suite}; score it again")
-    if result.world != "sim" or result.lab is not None:
-        raise ValueError(f"{file}: world: expected sim without a lab, got {result.world}")
+    if result.backend != "sim" or result.lab is not None:
+        raise ValueError(f"{file}: backend: expected sim without a lab, got {result.backend}")
     first, end = result.seeds
     if first != TEST.start or end > TEST.stop:
         raise ValueError(
@@ -211,11 +215,11 @@ def check_result(file: Path) -> Result:
     return result
 
 
-Record = TypeVar("Record", Entry, Verification)
+Record = TypeVar("Record", Submission, Verification)
 
 
 def save_record(record: Record, path: Path) -> None:
-    """Write an entry or a verification.
+    """Write a submission or a verification.
 
     Raises:
         OSError: It cannot be written.

@@ -1,4 +1,4 @@
-"""A map of where the episodes of an environment began: its scenes, seen from above."""
+"""Map of the scenes of an environment, from above, with the outcome of each episode."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 
 from benchmark.records.result import Episode
 from komo_envs.entities import Body
-from komo_envs.env import KomoEnv
+from komo_envs.env import unwrap
 from komo_envs.poses import axis
 
-BACKDROP = 1.0  # m; what is wider is shown, but the map need not show all of it
-NEAR = 0.01  # m above and below the object, where things are on the map too
+BACKDROP = 1.0  # m; wider bodies are shown, but the map need not show all of them
+NEAR = 0.01  # m above and below the object, within which other bodies are shown too
 MARGIN = 0.08  # of the map's sides
 SMALLEST = 0.2  # m, of a map
 
@@ -33,20 +33,20 @@ class Shape:
     color: str
     """#rrggbb."""
     solid: bool
-    """False for what is only drawn on the ground."""
+    """False for a mark on the ground."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Where an episode begins."""
+    """Scene of an episode."""
 
     episode: Episode
     start: tuple[float, float]
-    """Of the object, mm."""
+    """Position of the object, mm."""
     goals: tuple[tuple[float, float], ...]
-    """Of what is only drawn on the ground, and elsewhere in every episode: its target, mm."""
+    """Positions of marks on the ground that differ between episodes, as targets do, mm."""
     shapes: tuple[Shape, ...]
-    """All that is not the same in every episode."""
+    """Bodies that are not the same in every episode."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,20 @@ class SceneMap:
     box: tuple[float, float, float, float]
     """Left, top, width and height, mm."""
     fixed: tuple[Shape, ...]
-    """What is the same in all of them."""
+    """Bodies that are the same in all of them."""
     marks: tuple[Mark, ...]
-    """Successes first, so that failures are drawn over them."""
+    """Successes first, so that failures are shown over them."""
 
 
-def draw_map(env_id: str, episodes: Sequence[Episode]) -> SceneMap | None:
+def make_scene_map(env_id: str, episodes: Sequence[Episode]) -> SceneMap | None:
     """The map of an environment's episodes, whatever their task is.
 
     It shows what is at the height of the object: the first body that moves freely. An episode
     whose scene the task does not know, or that has none, is left out.
 
     Args:
-        env_id: Of the environment. None is imported: a result names whatever it likes.
-        episodes: All of that environment.
+        env_id: Id of the environment. No module is imported for it: a result may name any.
+        episodes: Episodes of that environment.
 
     Returns:
         None if the environment is not registered, or its task or its scenes are of another kind.
@@ -79,8 +79,8 @@ def draw_map(env_id: str, episodes: Sequence[Episode]) -> SceneMap | None:
         return None
     try:
         env = gym.make(name, disable_env_checker=True)
-        assert isinstance(env.unwrapped, KomoEnv)
-        check_scene, bodies = env.unwrapped.check_scene, env.unwrapped.task.bodies
+        komo_env = unwrap(env)
+        check_scene, bodies = komo_env.check_scene, komo_env.task.bodies
         env.close()
         scenes = []
         for episode in episodes:
@@ -124,7 +124,7 @@ def _map(scenes: Sequence[tuple[Episode, tuple[Body, ...]]]) -> SceneMap:
 
 
 def _at_height_of_object(bodies: Sequence[Body]) -> list[Body]:
-    """Those in the world that are beside the object, or that it stands on."""
+    """Bodies of the world beside the object or below it."""
     bodies = [body for body in bodies if body.parent is None]
     low, high = _heights(next(body for body in bodies if body.mass is not None))
     return [b for b in bodies if _heights(b)[0] < high + NEAR and _heights(b)[1] > low - NEAR]

@@ -88,7 +88,7 @@ class StudentPolicy:
         self.observation_space = observation_space
         self.action_space = action_space
         self.env_options = env_options(student)
-        self.learning: dict[str, Any] | None = None
+        self.training: dict[str, Any] | None = None
         """Training cost, as in a result, see ``Policy``."""
         self.chunk_seconds: list[float] = []
         """Wall time of every prediction so far."""
@@ -304,7 +304,7 @@ def load_student(path: Path, env_id: str, device: str = "cpu") -> StudentPolicy:
         env.close()
     if card.origin.shadows and not policy.privileged:
         policy.env_options["shadows"] = True
-    policy.learning = {
+    policy.training = {
         "parameters": card.parameters,
         "demonstrations": card.origin.demonstrations,
         "minutes": card.origin.minutes,

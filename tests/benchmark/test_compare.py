@@ -96,7 +96,7 @@ def other_scene(result: Any) -> Any:
     return result
 
 
-def elsewhere(result: Any) -> Any:
+def other_seeds(result: Any) -> Any:
     [first, *_] = result["envs"]
     task, episodes = result["tasks"][first], result["episodes"]
     result = {**result, "envs": [first], "tasks": {first: task}, "seeds": [2000500, 2001000]}
@@ -127,7 +127,7 @@ def test_scenes_that_only_one_has_played_are_left_out(tmp_path, command):
     ("change", "message"),
     [
         (fields(suite="0.1"), "suite: 0.2 and 0.1; expected the same"),
-        (elsewhere, "seeds: 2000000:2000500 and 2000500:2001000 have none in common"),
+        (other_seeds, "seeds: 2000000:2000500 and 2000500:2001000 have none in common"),
         (fields(versions={"robotic": "0.0.1"}), "versions.robotic: "),
         (other_scene, "KomoPush-v0, seed 2000007: the scenes differ"),
     ],
@@ -159,29 +159,32 @@ def test_bad_arguments_are_one_clear_error(command, arguments, message):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_one_world_is_compared_with_another(tmp_path):
+def test_one_backend_is_compared_with_another(tmp_path):
     # Li et al. 2024: a pair in the wrong order costs each of the two what it is apart in reality.
     assert mmrv(np.array([[0.9, 0.8], [0.5, 0.4], [0.1, 0.2]])) == 0
     assert mmrv(np.array([[0.9, 0.4], [0.5, 0.8], [0.1, 0.2]])) == pytest.approx(0.8 / 3)
     assert pearson(np.array([[0.9, 0.9], [0.5, 0.5], [0.1, 0.1]])) == pytest.approx(1)
     assert np.isnan(pearson(np.array([[0.9, 0.9], [0.9, 0.5]])))
-    for world in ("one", "other"):
+    for side in ("one", "other"):
         for file in (EXPERT, RANDOM, RESULTS / "zero" / "result.json"):
-            (tmp_path / world / file.parent.name).mkdir(parents=True)
-            shutil.copy(file, tmp_path / world / file.parent.name)
-    done = compare("--paired-worlds", tmp_path / "one", tmp_path / "other")
+            (tmp_path / side / file.parent.name).mkdir(parents=True)
+            shutil.copy(file, tmp_path / side / file.parent.name)
+    done = compare("--sim-vs-real", tmp_path / "one", tmp_path / "other")
     assert done.returncode == 0, done.stderr
     assert "KomoPush-v0: Pearson's r 1.00 [1.00, 1.00], mean maximum rank violation 0.000" in (
         done.stdout
     )
     assert "of 3 policies on 500 scenes" in done.stdout
     for words, why in (
-        ((tmp_path / "one", RANDOM, "--plot", tmp_path / "x.png"), "--plot: there is none of two"),
+        (
+            (tmp_path / "one", RANDOM, "--plot", tmp_path / "x.png"),
+            "expected none with --sim-vs-real",
+        ),
         ((tmp_path, EXPERT), "expected one result of"),
         ((tmp_path / "one" / "zero", EXPERT), "expected the same policy on the same scenes"),
         ((tmp_path / "nothing", EXPERT), "there is no such file"),
     ):
-        done = compare("--paired-worlds", *words)
+        done = compare("--sim-vs-real", *words)
         assert done.returncode == 2
         assert why in done.stderr
         assert done.stderr.count("\n") == 1

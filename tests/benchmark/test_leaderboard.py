@@ -13,17 +13,16 @@ from typing import Any
 import pytest
 from conftest import run_module
 
-from benchmark.leaderboard import leaderboard
 from benchmark.records.result import Episode, Result, load_result, save_result, score
-from benchmark.submit import Arguments as Submission
-from benchmark.submit import submit
+from benchmark.reporting.leaderboard_page import leaderboard_page
+from benchmark.submit import Arguments, submit
 from komo_envs.suite import ENVS, PAPER_ENVS, TEST
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-SUBMITTED = ("--name", "nil", "--authors", "Ada Lovelace", "B. Pascal", "--data", "none")
-SUBMITTED += ("--training", "none", "--links", "https://example.org/paper")
+SUBMITTED = ("--name", "nil", "--authors", "Ada Lovelace", "B. Pascal", "--training-data", "none")
+SUBMITTED += ("--training-compute", "none", "--links", "https://example.org/paper")
 SUBMITTED += ("--code", "https://example.org/code/tree/1a2b3c4", "--method", "Doing nothing")
 
 
@@ -45,14 +44,16 @@ def test_a_row_is_submitted_and_verified(result_file, tmp_path):
     assert board.read_text().count("| [2](benchmark/results/nil/verification.json) |") == 2
 
     # One that was verified, and is another result now, stands on no board.
-    said = {"authors": ("us",), "data": "none", "training": "none"}
+    said = {"authors": ("us",), "training_data": "none", "training_compute": "none"}
     other = tmp_path / "other.json"
     save_result(replace(load_result(result_file), wall_seconds=1.0), other)
     (row / "result.json").write_bytes(other.read_bytes())
-    with pytest.raises(ValueError, match=r"entry\.json: result_sha256: is that of another result"):
-        leaderboard(results)
+    with pytest.raises(
+        ValueError, match=r"submission\.json: result_sha256: is that of another result"
+    ):
+        leaderboard_page(results)
     # Submitted again, it is not verified yet.
-    submit(Submission(other, name="nil", results=results, board=board, **said))
+    submit(Arguments(other, name="nil", results=results, board=board, **said))
     assert "verification.json" not in board.read_text()
 
 
@@ -68,7 +69,7 @@ def test_a_tampered_result_is_found_out(result_file, tmp_path):
         assert said in done.stdout
     assert "2 of 4 episodes have the same outcome" in done.stdout
     record = json.loads((tmp_path / "verification.json").read_text())
-    assert record["different"] == [[ENVS[0], TEST.start], [ENVS[0], TEST.start + 1]]
+    assert record["mismatches"] == [[ENVS[0], TEST.start], [ENVS[0], TEST.start + 1]]
     boasting = replace(lying, policy=replace(honest.policy, name="Nought"))
     save_result(boasting, file)
     of_another = run_module("verify", file, "--policy", "zero")
@@ -86,21 +87,22 @@ def test_a_tampered_result_is_found_out(result_file, tmp_path):
 
 def test_another_kind_of_machine_verifies_the_rate(result_file, tmp_path):
     honest = load_result(result_file)
-    elsewhere = replace(honest, machine={**honest.machine, "cpu": "Abacus"})
+    other_machine = replace(honest, machine={**honest.machine, "cpu": "Abacus"})
     file = tmp_path / "result.json"
     # As it may come out where the last digits are others.
-    first, *others = elsewhere.episodes
+    first, *others = other_machine.episodes
     end = replace(first, distance=first.distance + 0.01)
-    save_result(_with(elsewhere, [end, *others]), file)
+    save_result(_with(other_machine, [end, *others]), file)
     done = run_module("verify", file, "--policy", "zero", "--fraction", 1)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "8 of 8 episodes have the same outcome, 7 of them are the same" in done.stdout
     assert f"cpu: {honest.machine['cpu']}, not Abacus" in done.stdout
     record = json.loads((tmp_path / "verification.json").read_text())
-    assert (record["different"], record["lost"], len(record["elsewhere"])) == ([], 0, 1)
+    assert (record["mismatches"], record["regressions"]) == ([], 0)
+    assert len(record["other_hardware"]) == 1
 
     success = {"success_once": True, "success_at_end": True, "distance": 0.001, "failure": None}
-    save_result(_with(elsewhere, [replace(e, **success) for e in elsewhere.episodes]), file)
+    save_result(_with(other_machine, [replace(e, **success) for e in other_machine.episodes]), file)
     done = run_module("verify", file, "--policy", "zero", "--fraction", 1)
     assert done.returncode == 1
     assert "8 succeed in the result alone, 0 here alone (p = 0.0039" in done.stdout
@@ -118,14 +120,14 @@ def _with(result: Result, episodes: list[Episode]) -> Result:
 
 BAD = {
     "a name that leads elsewhere": (("--name", "../evil"), "--name ../evil: expected letters"),
-    "a link that forges cells": (("--links", "https://x|us|no|100.0%"), "entry: links.0: "),
-    "a link that is none": (("--links", "javascript:alert(1)"), "entry: links.0: "),
+    "a link that forges cells": (("--links", "https://x|us|no|100.0%"), "submission: links.0: "),
+    "a link that is none": (("--links", "javascript:alert(1)"), "submission: links.0: "),
     "a link of the docs": (("--links", "https://..."), "expected a link: https://, the name of a"),
     "code at no commit": (
         ("--code", "https://example.org/code/tree/COMMIT"),
-        "entry: code: expected a link with the hash of the commit",
+        "submission: code: expected a link with the hash of the commit",
     ),
-    "an author of two lines": (("--authors", "a\nb"), "entry: authors.0: "),
+    "an author of two lines": (("--authors", "a\nb"), "submission: authors.0: "),
     "no authors": (("--authors", ""), "authors"),
 }
 
@@ -147,9 +149,9 @@ def test_what_cannot_stand_on_the_board_is_refused(case, result_file, tmp_path, 
 
 
 EDITS: dict[str, Any] = {
-    "another schema": ("entry", "schema", 2),
-    "an unknown field": ("entry", "rank", 1),
-    "another policy": ("entry", "policy_sha256", "0" * 64),
+    "another schema": ("submission", "schema", 1),
+    "an unknown field": ("submission", "rank", 1),
+    "another policy": ("submission", "policy_sha256", "0" * 64),
     "seeds of no episode": ("verification", "seeds", {ENVS[0]: [1], ENVS[1]: [2]}),
     "more outcomes than seeds": ("verification", "identical", 99),
 }
@@ -167,7 +169,7 @@ def test_a_row_that_was_edited_is_refused(case, result_file, tmp_path):
     file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
     named = "seeds" if field == "identical" else field
     with pytest.raises(ValueError, match=rf"{name}\.json: {named}"):
-        leaderboard(results)
+        leaderboard_page(results)
 
 
 def test_the_leaderboard_is_generated_and_checked(result_file, tmp_path):
@@ -205,15 +207,15 @@ def test_the_leaderboard_is_generated_and_checked(result_file, tmp_path):
 
     save_result(_renamed(zero, "nudge:Nudge-v0"), results / "zero" / "result.json")
     with pytest.raises(ValueError, match=r"result\.json: envs: expected those of the suite"):
-        leaderboard(results)
+        leaderboard_page(results)
 
 
 def _add_row(result: Result, results: Path, name: str) -> None:
     file = results.parent / "submitted.json"
     save_result(result, file)
     board = results.parent / "leaderboard.md"
-    said = {"authors": ("us",), "data": "none", "training": "none"}
-    submit(Submission(file, name=name, results=results, board=board, **said))
+    said = {"authors": ("us",), "training_data": "none", "training_compute": "none"}
+    submit(Arguments(file, name=name, results=results, board=board, **said))
 
 
 def _succeeding(result: Result, name: str, successes: int, count: int) -> Result:
@@ -250,18 +252,18 @@ def _renamed(result: Result, env_id: str) -> Result:
 
 def test_the_leaderboard_refuses_what_cannot_be_compared(result_file, tmp_path):
     with pytest.raises(ValueError, match="there are none"):
-        leaderboard(tmp_path)
+        leaderboard_page(tmp_path)
     result, results = load_result(result_file), tmp_path / "results"
     _add_row(result, results, "r")
     file = results / "r" / "result.json"
     save_result(replace(result, suite="0.0"), file)
     with pytest.raises(ValueError, match=r"result\.json: suite: expected .*, got 0\.0"):
-        leaderboard(results)
+        leaderboard_page(results)
     first = TEST.start
     training = tuple(replace(episode, seed=episode.seed - first) for episode in result.episodes)
     save_result(replace(result, seeds=(0, 4), episodes=training), file)
     with pytest.raises(ValueError, match=r"result\.json: seeds: expected test seeds"):
-        leaderboard(results)
+        leaderboard_page(results)
     file.write_text("{")
     refused = run_module("leaderboard", "--results", results, "--out", tmp_path / "board.md")
     assert refused.returncode == 2

@@ -1,4 +1,4 @@
-"""The report of a run: what it films, and what a reader can do with the page, in a real browser."""
+"""The report of a run: its highlights, and how a reader uses the page, in a real browser."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_module("run", *STUDENT, "--workers", 2, "--out", folder)
     assert done.returncode == 0, done.stderr
     assert f"Report: {folder / 'report.html'}\nVideos: {folder / 'videos'}\n" in done.stdout
-    filming = [line for line in done.stderr.splitlines() if line.startswith("filming")]
-    assert filming == [f"filming for the report: {done} of 3" for done in range(4)]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("recording")]
+    assert lines == [f"recording highlights: {done} of 3 highlights" for done in range(4)]
     return folder
 
 
@@ -45,7 +45,7 @@ def made(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in files}
 
 
-def test_a_run_films_the_typical_and_does_so_once(run_folder, tmp_path):
+def test_a_run_records_highlights_once(run_folder, tmp_path):
     result = load_result(run_folder / "result.json")
     assert [task.failures for task in result.tasks.values()] == [{}, {"timeout": 1}]
     names = [file.name for file in (run_folder / "videos").glob("*.mp4")]
@@ -74,7 +74,7 @@ def test_a_run_films_the_typical_and_does_so_once(run_folder, tmp_path):
     assert page.count(b"<video") == 3
 
 
-def test_a_run_that_is_interrupted_while_it_films_goes_on(tmp_path):
+def test_a_run_that_is_interrupted_while_it_records_is_resumed(tmp_path):
     command = [sys.executable, "-m", "benchmark.run", *map(str, EXPERT), "--out", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=PROJECT, start_new_session=True)
     wait_for(lambda: (tmp_path / "result.json").exists())
@@ -89,11 +89,11 @@ def test_a_run_that_is_interrupted_while_it_films_goes_on(tmp_path):
     assert b"<video" in (tmp_path / "report.html").read_bytes()
 
 
-def test_what_cannot_be_filmed_costs_no_result(tmp_path, monkeypatch):
+def test_a_video_that_cannot_be_recorded_costs_no_result(tmp_path, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nonexistent")
     done = run_module("run", *EXPERT, "--out", tmp_path)
     assert done.returncode == 0
-    assert "not filmed: KomoPush-v0, seed 2000000: VideoError: " in done.stderr
+    assert "not recorded: KomoPush-v0, seed 2000000: VideoError: " in done.stderr
     assert "Traceback" not in done.stderr
     assert load_result(tmp_path / "result.json").tasks[ENVS[0]].successes == 1
     page = (tmp_path / "report.html").read_text()
@@ -226,16 +226,16 @@ def test_a_point_of_the_map_is_an_episode(reader, run_folder):
     assert f"Seed {FIRST + 2}: ● success" in page.locator("#env0 [role=status]").inner_text()
 
 
-def test_the_films_play(reader):
+def test_the_videos_play(reader):
     page = reader.page
-    films = page.locator("video")
-    assert films.count() == 3
-    film = page.locator("#env1 .film", has_text="timeout").locator("video")
-    film.scroll_into_view_if_needed()
-    wait_for(lambda: film.evaluate("film => film.readyState") >= 3)
-    film.click()
-    wait_for(lambda: film.evaluate("film => film.currentTime") > 0.2)
-    assert film.evaluate("film => film.duration") == pytest.approx(15.1, abs=0.2)
+    videos = page.locator("video")
+    assert videos.count() == 3
+    video = page.locator("#env1 .highlight", has_text="timeout").locator("video")
+    video.scroll_into_view_if_needed()
+    wait_for(lambda: video.evaluate("video => video.readyState") >= 3)
+    video.click()
+    wait_for(lambda: video.evaluate("video => video.currentTime") > 0.2)
+    assert video.evaluate("video => video.duration") == pytest.approx(15.1, abs=0.2)
 
 
 def test_a_phone_scrolls_no_page_sideways(browser, run_folder, tmp_path):
@@ -289,7 +289,7 @@ def test_a_strangers_result_runs_nothing(browser, run_folder, tmp_path, monkeypa
     )
     hostile = replace(
         result,
-        policy=replace(result.policy, name=EVIL, kind=EVIL),
+        policy=replace(result.policy, name=EVIL, spec=EVIL),
         envs=envs,
         episodes=episodes,
         tasks={env_id: score([e for e in episodes if e.env == env_id], 1.0) for env_id in envs},

@@ -87,7 +87,7 @@ def test_a_result_survives_writing_and_reading(result_file, tmp_path):
 def test_a_result_names_what_it_was_made_with_and_no_host(result_file):
     text = result_file.read_text()
     result = load_result(result_file)
-    assert result.policy.kind == "zero"
+    assert result.policy.spec == "zero"
     assert not result.policy.privileged
     assert {"python", "robotic", "numpy"} <= set(result.versions)
     hashes = {f"{package}_sources" for package in ("komo_envs", "policies", "benchmark")}
@@ -111,7 +111,8 @@ def _set(path: str, value: object):
 
 
 TAMPERED = {
-    "a later schema": (_set("schema", 2), "schema: .*got 2"),
+    "a later schema": (_set("schema", 3), "schema: .*2, got 3"),
+    "an earlier schema": (_set("schema", 1), "schema: .*2, got 1"),
     "a word for a number": (_set("workers", "two"), "workers: .*integer.*got 'two'"),
     "an unknown field": (_set("sponsor", "me"), "sponsor: "),
     "a field left out": (lambda data: data.pop("versions"), "versions: Field required"),
@@ -232,13 +233,13 @@ def test_speed_measures_every_mode_and_the_experts_of_both_tasks(tmp_path):
         assert re.search(rf"{env_id} +{expert['first_plan_ms']:.0f} ", done.stdout)
 
 
-def test_a_learning_curve_is_drawn_of_students_alone(tmp_path):
+def test_data_scaling_is_plotted_of_students_alone(tmp_path):
     results, out = ROOT / "benchmark" / "results", tmp_path / "curve.png"
     students = sorted(results.glob("*-rgb-*/result.json"))
     done = run_module("data_scaling", *students, "--out", out)
     assert done.returncode == 0, done.stderr
-    line = r"KomoPush-v0: resnet18 rgb, transformer, light  100: 55\.4%.*  1500: 99\.8%\n"
-    assert re.search(line, done.stdout)
+    name = "ResNet-18 RGB, transformer, preset light, 3000 steps"
+    assert re.search(rf"KomoPush-v0: {name}  100: 55\.4%.*  1300: .*\n", done.stdout)
     # Three seeds are one point, their mean; each is a dot.
     seeds = [load_result(file) for file in results.glob("KomoPush-v0-rgb-*-1300-?/result.json")]
     [(_, points)] = lines_of(seeds).items()
@@ -249,5 +250,5 @@ def test_a_learning_curve_is_drawn_of_students_alone(tmp_path):
         "data_scaling", results / "expert" / "result.json", "--out", tmp_path / "no.png"
     )
     assert refused.returncode == 2
-    assert "expert has learned from no demonstrations" in refused.stderr
+    assert "expert was not trained on demonstrations" in refused.stderr
     assert not (tmp_path / "no.png").exists()

@@ -25,9 +25,9 @@ from common import remount, small_disk, wait_for, workers_of
 
 from benchmark.evaluation import rollout
 from benchmark.evaluation.episode_log import EpisodeLog
-from benchmark.evaluation.rollout import Player
+from benchmark.evaluation.rollout import Evaluator
+from benchmark.evaluation.session import folder_name
 from benchmark.records.result import Setup
-from benchmark.run import folder_name
 from experts import make_expert
 from komo_envs.suite import ENVS, TEST
 from komo_envs.utils.json_records import parse_json
@@ -79,13 +79,13 @@ ZERO = ("--policy", "zero", "--env", ENV)
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of the expert, with one worker, that filmed its first episode."""
+    """A finished run of the expert, with one worker, with a video of its first episode."""
     folder = tmp_path_factory.mktemp("undisturbed")
     score(folder, *EXPERT, "--workers", 1, "--videos", 1)
     return folder
 
 
-def test_the_number_of_workers_and_filming_change_nothing(undisturbed, tmp_path):
+def test_the_number_of_workers_and_videos_change_nothing(undisturbed, tmp_path):
     alone, together = read(undisturbed), score(tmp_path, *EXPERT, "--workers", 2)
     assert together["workers"] == 2
     assert together["episodes"] == alone["episodes"]  # distances too, to the last bit
@@ -389,7 +389,7 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
         ),
         (("--policy", "zero", "--env", "komopush-v0"), "did you mean KomoPush-v0[?]"),
         (
-            ("--policy", "zero", "--world", "botop", "--lab", "no.json"),
+            ("--policy", "zero", "--backend", "botop", "--lab", "no.json"),
             "run: no.json: No such",
         ),
         (("--policy", "expert", "--device", "cuda"), "--device cuda: expected cpu with 'expert'"),
@@ -432,7 +432,10 @@ def test_a_wrong_command_is_refused_in_one_line(arguments, reason, tmp_path, com
         ((), "Missing from python -m benchmark.run: .*--policy STR"),
         (("--policy", "zero", "--episode", "3"), "Unrecognized options: --episode.*--episodes INT"),
         (("--policy", "zero", "--episodes", "many"), "parsing --episodes: .* INT .*'many'"),
-        (("--policy", "zero", "--world", "moon"), "choice 'moon' for argument '--world'.*'sim'"),
+        (
+            ("--policy", "zero", "--backend", "moon"),
+            "choice 'moon' for argument '--backend'.*'sim'",
+        ),
     ],
 )
 def test_what_cannot_be_parsed_is_named(arguments, reason, command):
@@ -510,14 +513,14 @@ class Faulty:
 def test_a_failed_episode_says_why_and_the_next_is_untouched(
     policy, failure, steps, tmp_path, monkeypatch
 ):
-    player = Player("expert", tmp_path)
+    evaluator = Evaluator("expert", tmp_path)
     try:
         with monkeypatch.context() as patch:
             patch.setattr(rollout, "load_policy", lambda *_: policy)
-            episode = player.play(ENV, TEST[0])
-            again = player.play(ENV, TEST[0])
+            episode = evaluator.play(ENV, TEST[0])
+            again = evaluator.play(ENV, TEST[0])
     finally:
-        player.close()
+        evaluator.close()
     assert re.fullmatch(failure, episode.failure)
     assert (episode.steps, episode.success_once, episode.success_at_end) == (steps, False, False)
     assert 0.05 < episode.distance < 0.5
@@ -553,9 +556,9 @@ class Spoiler:
 
 def test_success_once_is_not_success_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(rollout, "load_policy", lambda *_: Spoiler())
-    player = Player("expert", tmp_path)
-    episode = player.play(ENV, TEST[0])
-    player.close()
+    evaluator = Evaluator("expert", tmp_path)
+    episode = evaluator.play(ENV, TEST[0])
+    evaluator.close()
     assert episode.distance > 0.03
     assert (episode.success_once, episode.success_at_end) == (True, False)
     assert episode.failure == "timeout"

@@ -21,7 +21,7 @@ from fuzz_loaders import Mute
 from orphans import SECONDS, Orphaning
 
 from benchmark.evaluation import rollout
-from benchmark.evaluation.rollout import Player
+from benchmark.evaluation.rollout import Evaluator
 from komo_envs.utils.workers import ATTEMPTS, Workers
 from policies import load_policy
 
@@ -39,10 +39,19 @@ def good(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
     words = ("--policy", "expert", *env, "--episodes", 2)
     assert command("benchmark.run", *words, "--out", scored).returncode == 0
     (folder / "result").mkdir()
-    for name in ("result.json", "films.json"):
+    for name in ("result.json", "highlights.json"):
         (scored / name).rename(folder / "result" / name)
     file = folder / "result" / "result.json"
-    words = ("--name", "row", "--authors", "us", "--data", "none", "--training", "none")
+    words = (
+        "--name",
+        "row",
+        "--authors",
+        "us",
+        "--training-data",
+        "none",
+        "--training-compute",
+        "none",
+    )
     here = ("--results", folder / "rows", "--board", folder / "board.md")
     assert command("benchmark.submit", file, *words, *here).returncode == 0
     row = folder / "rows" / "row"
@@ -99,22 +108,22 @@ class Rogue:
 
 
 @pytest.fixture(scope="module")
-def player(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Player]:
-    player = Player("expert", tmp_path_factory.mktemp("videos"))
-    yield player
-    player.close()
+def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluator]:
+    evaluator = Evaluator("expert", tmp_path_factory.mktemp("videos"))
+    yield evaluator
+    evaluator.close()
 
 
 @pytest.fixture
-def play(player: Player, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
+def play(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
     """Play an episode of a policy."""
 
     def play(policy: Any) -> Any:
         with monkeypatch.context() as patch:
             patch.setattr(rollout, "load_policy", lambda *_: policy)
-            player._policies.clear()
-            player._attached.clear()
-            return player.play(ENV, 2_000_000)
+            evaluator._policies.clear()
+            evaluator._attached.clear()
+            return evaluator.play(ENV, 2_000_000)
 
     return play
 
@@ -301,7 +310,7 @@ def test_a_strange_disk_and_no_terminal_stop_nothing(tmp_path, no_locks):
     assert first.returncode == 0, first.stderr
     assert "episodes.jsonl: cannot be locked here" in first.stderr
     result = json.loads((folder / "run" / "result.json").read_text())
-    assert result["policy"]["kind"].endswith(r"caf\udce9/policy.py:Policy")
+    assert result["policy"]["spec"] == "policy.py:Policy"
     assert result["policy"]["name"] == "beside"
     assert result["episodes"][0]["failure"] == r"error: ValueError: caf\udce9"
     assert (folder / "run" / "report.html").exists()

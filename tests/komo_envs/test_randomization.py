@@ -14,7 +14,7 @@ from conftest import run_module
 
 import komo_envs  # noqa: F401 - registers the ids
 from benchmark.records.result import Episode
-from benchmark.reporting.scene_map import draw_map
+from benchmark.reporting.scene_map import make_scene_map
 from experts import make_expert
 from komo_envs.randomization import DYNAMICS, LIMITS, VISUAL
 
@@ -243,7 +243,7 @@ def test_a_scene_that_varies_is_on_the_map():
     scene = json.loads(json.dumps(env.unwrapped.scene))
     env.close()
     episode = Episode("KomoPushRandomized-v0", 0, scene, True, True, 0.01, 30, None)
-    scene_map = draw_map(episode.env, [episode])
+    scene_map = make_scene_map(episode.env, [episode])
     assert scene_map is not None
     [mark] = scene_map.marks
     assert mark.start == pytest.approx((1000 * scene["puck"][0], -1000 * scene["puck"][1]), abs=0.1)

@@ -254,32 +254,32 @@ def test_it_ends_with_who_commands_it(number: int) -> None:
 
 def test_policies_are_scored_on_it(tmp_path: Path) -> None:
     common = ("--env", ENV, "KomoShelf-v0", "--episodes", 1, "--no-report")
-    for world in ("sim", "botop"):
-        out = tmp_path / world
-        done = run_module("run", "--policy", "expert", *common, "--world", world, "--out", out)
+    for backend in ("sim", "botop"):
+        out = tmp_path / backend
+        done = run_module("run", "--policy", "expert", *common, "--backend", backend, "--out", out)
         assert done.returncode == 0, done.stderr
-        assert ("actions came after the end" in done.stdout) == (world == "botop")
+        assert ("actions came after the end" in done.stdout) == (backend == "botop")
     simulated, robot = (
-        json.loads((tmp_path / world / "result.json").read_text()) for world in ("sim", "botop")
+        json.loads((tmp_path / backend / "result.json").read_text()) for backend in ("sim", "botop")
     )
-    assert (simulated["world"], robot["world"], robot["workers"]) == ("sim", "botop", 1)
+    assert (simulated["backend"], robot["backend"], robot["workers"]) == ("sim", "botop", 1)
     for one, other in zip(simulated["episodes"], robot["episodes"], strict=True):
         assert one["scene"] == other["scene"]
         assert other["success_at_end"], other
         assert one["tracking_error"] < 0.02 < other["tracking_error"] < 0.25
-        assert one["delay"] == one["deadline_misses"] == 0
-        assert other["delay"] > 0
+        assert one["latency"] == one["deadline_misses"] == 0
+        assert other["latency"] > 0
     file = tmp_path / "botop" / "result.json"
     done = run_module("compare", tmp_path / "sim" / "result.json", file)
     assert done.returncode == 2
-    assert done.stderr == "benchmark.compare: world: sim and botop; expected the same\n"
-    done = run_module("compare", "--paired-worlds", tmp_path / "sim", tmp_path / "botop")
+    assert done.stderr == "benchmark.compare: backend: sim and botop; expected the same\n"
+    done = run_module("compare", "--sim-vs-real", tmp_path / "sim", tmp_path / "botop")
     assert done.returncode == 0, done.stderr
     assert f"expert, {ENV}, botop: " in done.stdout
     assert f"{ENV}: a correlation takes 3 policies" in done.stdout
     done = run_module("verify", file, "--policy", "expert")
     assert done.returncode == 2
-    assert "world: expected sim without a lab, got botop" in done.stderr
+    assert "backend: expected sim without a lab, got botop" in done.stderr
 
 
 def test_demonstrations_are_collected_on_it_and_learned_from(

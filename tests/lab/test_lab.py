@@ -180,13 +180,13 @@ def run(answers: str, *arguments: object, module: str = "run") -> subprocess.Com
 
 def test_policies_are_scored_in_a_lab(tmp_path: Path) -> None:
     seeing = write_json(tmp_path / "seeing.json", REHEARSAL | SEEN)
-    common = ("--env", ENV, "--world", "real", "--no-report")
+    common = ("--env", ENV, "--backend", "real", "--no-report")
     out = tmp_path / "expert"
     words = ("--policy", "expert", "--episodes", 2, "--lab", seeing, "--out", out)
     done = run("\n" * 4, *common, *words)
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "result.json").read_text())
-    assert (result["world"], result["workers"]) == ("real", 1)
+    assert (result["backend"], result["workers"]) == ("real", 1)
     assert result["episode_seconds"] is None, "nobody but the operator ends an episode"
     assert "Markers say where things are" in done.stdout
     assert result["lab"]["markers"]["puck"]["id"] == 40
@@ -352,7 +352,7 @@ def test_two_policies_take_turns_and_nobody_is_told_which_acts(tmp_path: Path) -
 def test_a_lab_that_is_wrong_is_one_line(
     tmp_path: Path, lab: dict[str, Any] | None, why: str
 ) -> None:
-    words = ("--policy", "zero", "--env", ENV, "--world", "real", "--episodes", 1)
+    words = ("--policy", "zero", "--env", ENV, "--backend", "real", "--episodes", 1)
     given = () if lab is None else ("--lab", write_json(tmp_path / "lab.json", lab))
     done = run("", *words, *given, "--out", tmp_path / "out")
     assert done.returncode == 2

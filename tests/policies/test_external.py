@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from conftest import PROJECT, run_module
 
-from benchmark.evaluation.policy_info import identify, tell
+from benchmark.evaluation.policy_info import identify, print_policy
 from policies import load_policy
 from policies.external.remote import RemoteError, RemotePolicy, decode_array, encode_array, unpack
 from policies.external.sb3 import SB3Options, options_of
@@ -78,12 +78,12 @@ def test_two_checkpoints_of_one_python_file_have_two_hashes(tmp_path, capsys):
         identified = identify(f"{file}:MyPolicy", ["KomoPush-v0"], trust_code=True)
         hashes.append(identified.policy.sha256)
     assert hashes[0] == hashes[2] != hashes[1]
-    tell(*identified)
+    print_policy(*identified)
     assert "note" not in capsys.readouterr().err
     file.write_text(text.replace("sha256 =", "digest ="))
     identified = identify(f"{file}:MyPolicy", ["KomoPush-v0"], trust_code=True)
     assert not identified.policy.weights_hashed
-    tell(*identified)
+    print_policy(*identified)
     assert "covers the Python file alone and no weights" in capsys.readouterr().err
     file.write_text(text.replace("sha256 =", "sha256 = 3 #"))
     with pytest.raises(ValueError, match="its sha256 is 3; expected 64 hexadecimal digits"):

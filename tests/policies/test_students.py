@@ -293,7 +293,7 @@ def test_a_student_is_scored(student, tmp_path, command):
     result = json.loads((out / "result.json").read_text())
     assert result["policy"]["name"] == "ResNet-18 RGB, transformer, preset light, 10 steps, seed 0"
     assert not result["policy"]["privileged"]
-    assert result["policy"]["learning"]["demonstrations"] == 3
+    assert result["policy"]["training"]["demonstrations"] == 3
     done = command(
         "benchmark.run",
         "--no-report",

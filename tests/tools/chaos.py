@@ -28,7 +28,7 @@ PAUSE = (0.2, 2.0)
 
 
 def command(policy: str, episodes: int, out: Path) -> list[str]:
-    """Of a run with two workers that films two episodes."""
+    """Of a run with two workers with videos of two episodes."""
     words = ["--policy", policy, "--env", "KomoPush-v0", "--episodes", str(episodes)]
     words += ["--workers", "2", "--videos", "2", "--out", str(out)]
     return [sys.executable, "-m", "benchmark.run", "--no-report", *words]

@@ -29,7 +29,7 @@ import numpy as np
 import komo_envs  # noqa: F401 - registers the ids
 from benchmark.records.result import load_result
 from benchmark.records.submission import load_row
-from benchmark.report import report
+from benchmark.reporting.report_page import report_page
 from experts.dataset.format import DemoFile
 from komo_envs.control import ActionError, Controller
 from komo_envs.tasks.push import Push
@@ -213,7 +213,7 @@ def mutate_message(folder: Path, rng: random.Random) -> None:
 
 def load_report(folder: Path) -> None:
     """A result, and what its page is made of."""
-    report(load_result(folder / "result.json"), folder)
+    report_page(load_result(folder / "result.json"), folder)
 
 
 def load_demos(folder: Path) -> None:
