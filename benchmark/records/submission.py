@@ -53,7 +53,7 @@ class Submission:
 
     schema: Literal[2]
     method: Words
-    """Its name on the leaderboard."""
+    """Name on the leaderboard."""
     authors: Annotated[tuple[Words, ...], Field(min_length=1, max_length=50)]
     links: Annotated[tuple[Link, ...], Field(max_length=10)]
     """A paper, a page."""

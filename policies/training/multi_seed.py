@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import queue
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from komo_envs.utils.cli import fail, plain, printing
-from komo_envs.utils.files import check_utf8, check_writable, write_text
+from komo_envs.utils.files import check_utf8, check_writable
+from komo_envs.utils.progress import ProgressDisplay
+from komo_envs.utils.resume import resume_setup
 from komo_envs.utils.workers import WorkerError, worker_environment
 
 SETUP = "setup.json"
@@ -88,23 +86,10 @@ def check_setup(folder: Path, setup: Mapping[str, Any], outcome: Path) -> None:
     check_utf8("--out", folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_writable("--out", outcome)
-    setup = json.loads(json.dumps(setup))
     file = folder / SETUP
-    if not file.exists():
-        if outcome.exists():
-            raise ValueError(f"--out {folder}: holds a policy that another command made")
-        write_text(file, json.dumps(setup))
-        return
-    try:
-        there = dict(json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"--out {folder}: {file} is damaged: {error}") from error
-    for name, value in setup.items():
-        if there.get(name) != value:
-            raise ValueError(
-                f"--out {folder}: holds a training with other {name}: {there.get(name)} "
-                f"there, {value} here; choose another folder"
-            )
+    if outcome.exists() and not file.exists():
+        raise ValueError(f"--out {folder}: holds a policy that another command made")
+    resume_setup("--out", folder, "a training", file, setup)
 
 
 def train_and_tell(
@@ -173,13 +158,17 @@ def train_all(
         for process in processes.values():
             process.start()
     try:
-        with showing({job.seed: job.steps for job in jobs}) as show:
+        with ProgressDisplay({f"seed {job.seed}": job.steps for job in jobs}, "steps") as display:
             while any(process.is_alive() for process in processes.values()) or not reports.empty():
                 with contextlib.suppress(queue.Empty):
                     report: Report = reports.get(timeout=0.5)
                     if report.saved:
                         kept[report.seed] = report.step
-                    show(report)
+                    if report.text:
+                        evaluated = "validation" in report.text
+                        display.update(
+                            f"seed {report.seed}", report.step, report.text, line=evaluated
+                        )
     finally:
         for process in processes.values():
             process.kill()
@@ -204,38 +193,3 @@ def _run(job: Any, train: Callable[..., None], module: str, reports: Any) -> Non
         train(job, report)
     except (ValueError, OSError) as error:
         fail(module, f"seed {job.seed}: {error}", code=1)
-
-
-@contextlib.contextmanager
-def showing(totals: Mapping[int, int]) -> Iterator[Callable[[Report], None]]:
-    """Progress: a bar for each seed on a terminal, lines in a log file.
-
-    Args:
-        totals: Number of steps by seed.
-    """
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[text]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
-    tasks = {seed: bars.add_task(f"seed {seed}", total=n, text="") for seed, n in totals.items()}
-    shown = dict.fromkeys(totals, 0)  # tenths of the steps, in lines
-
-    def show(report: Report) -> None:
-        bars.update(tasks[report.seed], completed=report.step)
-        if not report.text:
-            return
-        bars.update(tasks[report.seed], text=report.text)
-        total = totals[report.seed]
-        tenth, before = report.step * 10 // total, shown[report.seed]
-        shown[report.seed] = tenth
-        if bars.disable and (tenth > before or "validation" in report.text):
-            line = f"seed {report.seed}, step {report.step} of {total}: {report.text}"
-            print(line, file=sys.stderr, flush=True)
-
-    with bars:
-        yield show

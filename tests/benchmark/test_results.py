@@ -205,7 +205,7 @@ def test_speed_finds_out_first_whether_it_can_write():
 def test_speed_measures_every_mode_and_the_experts_of_both_tasks(tmp_path):
     file = tmp_path / "speed.json"
     done = run_module(
-        "speed", "--rounds", 1, "--steps", 20, "--at-once", 1, 2, "--episodes", 2, "--out", file
+        "speed", "--rounds", 1, "--steps", 20, "--num-envs", 1, 2, "--episodes", 2, "--out", file
     )
     assert done.returncode == 0, done.stderr
     envs = json.loads(file.read_text())["envs"]

@@ -130,7 +130,7 @@ def test_an_interrupted_training_says_what_is_kept(tmp_path: Path) -> None:
     )
     assert process.stderr is not None
     halves = [process.stderr.readline() for _ in range(2)]
-    assert sorted(halves) == [f"seed {seed}, step 50 of 100: half of it\n" for seed in (0, 7)]
+    assert sorted(halves) == [f"seed {seed}: 50 of 100 steps, half of it\n" for seed in (0, 7)]
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
