@@ -17,8 +17,8 @@ from benchmark.evaluation.display import episodes_each
 from benchmark.evaluation.policy_info import identify, print_policy
 from benchmark.evaluation.protocol import choose_envs, choose_seeds
 from benchmark.evaluation.rollout import Evaluator
+from komo_envs import provenance
 from komo_envs.randomization import ALL, LIMITS, PRESETS
-from komo_envs.utils import provenance
 from komo_envs.utils.cli import fail, parse, plain, printing
 from komo_envs.utils.files import check_writable, write_text
 from komo_envs.utils.progress import ProgressDisplay

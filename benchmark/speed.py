@@ -22,9 +22,9 @@ from rich.table import Table
 from benchmark.evaluation.display import episodes_each
 from benchmark.evaluation.protocol import EVALUATION_SOURCES, choose_envs
 from experts import make_expert
+from komo_envs import provenance
 from komo_envs.env import unwrap
 from komo_envs.suite import VALIDATION
-from komo_envs.utils import provenance
 from komo_envs.utils.cli import fail, parse, plain, printing
 from komo_envs.utils.files import check_writable, write_text
 from komo_envs.utils.foreign_code import foreign_code

@@ -26,7 +26,7 @@ from benchmark.records.submission import (
     hash_file,
     save_record,
 )
-from komo_envs.utils import provenance
+from komo_envs import provenance
 from komo_envs.utils.cli import fail, parse, plain, printing
 from komo_envs.utils.files import check_writable
 from komo_envs.utils.workers import WorkerError, Workers

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from experts.dataset.parts import PartRecorder, Parts, check_output, produce
 from experts.dataset.recorder import MOST_NOISE, SOURCES, Recipe, Recorder, lab_of
+from komo_envs import provenance
 from komo_envs.lab import Lab
 from komo_envs.registration import find_spec
 from komo_envs.suite import TRAIN
-from komo_envs.utils import provenance
 from komo_envs.utils.cli import fail, parse, plain
 
 if TYPE_CHECKING:
-    from komo_envs.utils.ray_workers import Cluster
+    from komo_envs.ray_workers import Cluster
 
 MODULE = "experts.collect"
 
@@ -115,7 +115,7 @@ def find_cluster(arguments: Arguments) -> Cluster | None:
     """
     if arguments.executor == "local":
         return None
-    from komo_envs.utils.ray_workers import Cluster
+    from komo_envs.ray_workers import Cluster
 
     return Cluster(partial(provenance.versions, [arguments.env], SOURCES))
 

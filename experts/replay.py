@@ -19,9 +19,9 @@ from tyro.conf import Positional
 
 from experts.dataset.format import Arrays, Demo, DemoFile, flatten, pack_state
 from experts.dataset.recorder import SOURCES
+from komo_envs import provenance
 from komo_envs.control import CONTROL_MODES
 from komo_envs.env import unwrap
-from komo_envs.utils import provenance
 from komo_envs.utils.cli import fail, parse, plain, printing
 from komo_envs.utils.stats import wilson
 from komo_envs.utils.workers import WorkerError, Workers

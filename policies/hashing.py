@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from komo_envs.utils.provenance import hash_sources
+from komo_envs.provenance import hash_sources
 from policies.base import Policy
 from policies.external.remote import RemotePolicy
 from policies.external.sb3 import SB3Policy

@@ -12,8 +12,8 @@ import torch
 from tyro.conf import FlagConversionOff
 
 from experts.dataset.format import DemoFile
+from komo_envs import provenance
 from komo_envs.suite import VALIDATION
-from komo_envs.utils import provenance
 from komo_envs.utils.cli import fail, parse
 from komo_envs.utils.errors import printable
 from komo_envs.utils.stats import wilson

@@ -12,9 +12,9 @@ import gymnasium as gym
 
 from benchmark.records.result import PolicyIdentity, PolicyTraining
 from komo_envs.env import KomoEnv, unwrap
+from komo_envs.provenance import ROOT
 from komo_envs.utils.errors import printable
 from komo_envs.utils.foreign_code import ForeignError, foreign_code
-from komo_envs.utils.provenance import ROOT
 from policies import Policy, load_policy
 from policies.base import env_options_of
 from policies.external.sb3 import SB3Options, SB3Policy, check_stated

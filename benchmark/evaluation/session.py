@@ -35,9 +35,9 @@ from benchmark.records.result import (
 )
 from benchmark.records.submission import RESULT
 from benchmark.reporting.highlights import REPORT, VIDEOS, record_highlights
+from komo_envs import provenance
 from komo_envs.lab import TerminalOperator, load_lab
 from komo_envs.suite import SUITE
-from komo_envs.utils import provenance
 from komo_envs.utils.errors import printable
 from komo_envs.utils.files import write_text
 from komo_envs.utils.progress import waiting
@@ -48,7 +48,7 @@ from policies.load import learned_env
 from policies.spec import REMOTE, split_spec
 
 if TYPE_CHECKING:
-    from komo_envs.utils.ray_workers import Cluster
+    from komo_envs.ray_workers import Cluster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ def open_run(options: RunOptions, module: str) -> tuple[EpisodeLog, Cluster | No
     identified = identify(options.policy, envs, trust, options.device, options.sb3)
     cluster = None
     if options.executor == "ray":
-        from komo_envs.utils.ray_workers import Cluster
+        from komo_envs.ray_workers import Cluster
 
         cluster = Cluster(
             partial(node_facts, options.policy, envs, trust, options.device, options.sb3)

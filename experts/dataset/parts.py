@@ -15,7 +15,7 @@ import h5py
 
 from experts.dataset.card import check_card, summary, write_card
 from experts.dataset.format import Demo, DemoFile, demo_bytes, write_head
-from komo_envs.utils import provenance
+from komo_envs import provenance
 from komo_envs.utils.cli import fail, plain, printing
 from komo_envs.utils.files import replacing
 from komo_envs.utils.progress import ProgressDisplay
@@ -23,7 +23,7 @@ from komo_envs.utils.resume import check_same, open_locked, resume_setup
 from komo_envs.utils.workers import Inline, Pool, WorkerError, Workers
 
 if TYPE_CHECKING:
-    from komo_envs.utils.ray_workers import Cluster
+    from komo_envs.ray_workers import Cluster
 
 
 def produce(

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from experts import Expert, make_expert
 from experts.dataset.format import Demo, flatten, pack_state
+from komo_envs import provenance
 from komo_envs.control import CONTROL_MODES
 from komo_envs.entities import Array
 from komo_envs.env import KomoEnv, unwrap
 from komo_envs.lab import Lab, load_lab
 from komo_envs.lab.world import LabWorld
 from komo_envs.observations import Observation
-from komo_envs.utils import provenance
 from komo_envs.worlds import Backend
 
 SOURCES = ("komo_envs", "experts")

@@ -20,9 +20,9 @@ import torch
 
 import komo_envs  # noqa: F401  (registers the environments)
 from experts.dataset.format import Demo, DemoFile
+from komo_envs import provenance
 from komo_envs.observations import ObservationLayout
 from komo_envs.suite import TRAIN, VALIDATION
-from komo_envs.utils import provenance
 from komo_envs.utils.extras import missing
 from komo_envs.utils.files import replacing, write_text
 from policies.external.sb3 import NONE, TRAINED_IN, SB3Policy

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from experts.dataset.format import DemoFile
-from komo_envs.utils import provenance
+from komo_envs import provenance
 from policies.spec import TRAINING
 
 AlgorithmName = Literal["sac", "tqc", "ppo"]

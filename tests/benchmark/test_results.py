@@ -17,8 +17,8 @@ from conftest import run_module
 from benchmark.data_scaling import lines_of, means_in_words
 from benchmark.evaluation.protocol import choose_seeds, split_of
 from benchmark.records.result import Episode, load_result, save_result, score
+from komo_envs.provenance import commit
 from komo_envs.suite import ENVS, TEST, TRAIN, VALIDATION
-from komo_envs.utils.provenance import commit
 from komo_envs.utils.stats import wilson
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import komo_envs  # noqa: F401
+from komo_envs.provenance import hash_sources
 from komo_envs.utils import extras
-from komo_envs.utils.provenance import hash_sources
 from policies import RandomPolicy, load_policy
 from policies.hashing import hash_policy
 from policies.load import learned_env

@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic
 
-from komo_envs.utils import provenance
+from komo_envs import provenance
 from komo_envs.utils.extras import missing
 from komo_envs.utils.files import replacing
 from komo_envs.utils.workers import (

@@ -16,7 +16,7 @@ from komo_envs.registration import find_spec
 
 PACKAGES = ("komo-envs", "robotic", "gymnasium", "numpy", "scipy", "moderngl", "torch")
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 OUTCOMES = ("results", "pretrained")
 """Folders of a package that hold outcomes of its code, and are no part of it."""
