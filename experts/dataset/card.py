@@ -48,17 +48,17 @@ The first {in_video} as a video: [{stem}.mp4]({stem}.mp4)
 | steps of 0.1 s | {steps} in all; {median:g} in the median, {least} to {most} |
 | size | {megabytes:.1f} MB, {each:.2f} MB a demonstration |
 | images | {images} |{rerendered}
-| acted in | `{mode}`; actions are there in every control mode |
+| control mode | `{mode}`; actions of the others are in the file, too |
 | largest action | {largest} |
-| disturbed by | {disturbance} |
+| disturbance | {disturbance} |
 | modes | {modes} |
 | failures at a distance of | {distances} |
 | versions | {versions} |
 | machine | {machine} |
 | written | {date} |
 
-The layout is described in `experts/dataset/format.py`. Played again on such a machine and these
-versions (`python -m experts.replay {name}`), states and images come out the same, bit for bit.
+`experts/dataset/format.py` describes the layout. On such a machine, with these versions,
+`python -m experts.replay {name}` reproduces states and images, bit for bit.
 """
 
 
@@ -155,7 +155,7 @@ def _text(file: DemoFile) -> str:
         suite=file.suite,
         successes=sum(counts.successes),
         rate=f"{_rate(counts.successes)}, a 95 % Wilson interval",
-        others="The others are here too; `mask/successful` names those that succeed."
+        others="The file has the failed ones, too; `mask/successful` names those that succeed."
         if failed
         else "All are in `mask/successful`.",
         shown=min(len(file), SHEET[0]),
@@ -197,7 +197,8 @@ def _disturbance(file: DemoFile) -> str:
     recipe = file.recipe
     if recipe["student"] is not None:
         steps = [int(file.group(index).attrs["intervention"]) for index in range(len(file))]
-        return f"a student, {recipe['student']}, for the first {np.median(steps):g} steps (median)"
+        name, median = recipe["student"], np.median(steps)
+        return f"a student, {name}, acts in the first {median:g} steps (median)"
     if recipe["noise"]:
         return f"{recipe['noise'] * 1000:g} mm, which the actions do not contain"
     return "nothing"
