@@ -1,4 +1,4 @@
-"""Demonstrations: collected whatever happens, replayed bit for bit, and drawn anew."""
+"""Demonstrations: collected whatever happens, replayed bit for bit, and rerendered."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def push(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three demonstrations of the hard shelf, seen by two cameras, disturbed and diverse."""
+    """Three demonstrations of the hard shelf, from two cameras, disturbed and diverse."""
     file = tmp_path_factory.mktemp("shelf") / "shelf.h5"
     options = ("--cameras", "front", "wrist", "--noise", "0.001", "--diverse", "--first-seed", 40)
     collect(file, *SMALL, *options, env="KomoShelfHard-v0", episodes=3)
@@ -74,10 +74,10 @@ def test_a_demonstration_is_what_the_env_gave(push: Path) -> None:
     observation, info = env.reset(seed=3)
     assert info["scene"] == demo.scene
     for step in range(len(demo)):
-        seen = {**flatten(observation), **flatten(inner.observe("state"))}
-        assert set(seen) == set(demo.obs)
-        assert all(np.array_equal(demo.obs[name][step], seen[name]) for name in seen)
-        assert all(demo.obs[name].dtype == seen[name].dtype for name in seen)
+        observed = {**flatten(observation), **flatten(inner.observe("state"))}
+        assert set(observed) == set(demo.obs)
+        assert all(np.array_equal(demo.obs[name][step], observed[name]) for name in observed)
+        assert all(demo.obs[name].dtype == observed[name].dtype for name in observed)
         in_metres = demo.obs["depth"][step] / 1000
         assert np.abs(in_metres - observation["depth"]).max() <= 0.0005 + 1e-6
         assert np.array_equal(unpack_state(demo.states[step]).body_poses, inner.state.body_poses)
@@ -296,7 +296,7 @@ def test_a_file_that_another_process_writes_is_said_to_be_that(push: Path, tmp_p
         assert len(opened) == 8
 
 
-def test_a_card_and_pictures_lie_beside_it(
+def test_a_card_and_images_lie_beside_it(
     push: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = push.with_suffix(".md").read_text()
@@ -401,10 +401,10 @@ def test_rerendered_from_states_the_images_are_the_same_or_others(
         assert done.returncode == 2, done.stderr
         assert reason in done.stderr
         assert done.stderr.count("\n") == 1
-    film = tmp_path / "film.mp4"
-    done = run("render", shelf, "--out", film, "--demo", 1, "--image-size", 64)
+    video = tmp_path / "video.mp4"
+    done = run("render", shelf, "--out", video, "--demo", 1, "--image-size", 64)
     assert done.returncode == 0, done.stderr
-    assert imageio.imread(film).shape == (len(demo) + 1, 64, 64, 3)
+    assert imageio.imread(video).shape == (len(demo) + 1, 64, 64, 3)
 
 
 @pytest.mark.parametrize("module", ["replay", "render"])
@@ -440,12 +440,12 @@ def test_coverage_is_measured_and_plotted(push: Path, tmp_path: Path) -> None:
     done = run("coverage", push, diverse, "--out", plot)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()[1:3]]
-    (_, *clean), (_, *drawn) = lines
-    assert clean[:3] == drawn[:3] == ["8", "of", "8"]
-    assert int(drawn[5]) > int(clean[5]), "cells"
-    assert float(drawn[6]) > 2 * float(clean[6]), "cm of lateral deviation"
-    assert float(drawn[7]) > 1.1 * float(clean[7]), "null-space posture"
-    assert (int(clean[8]), int(drawn[8]) > 3) == (1, True), "modes"
+    (_, *clean), (_, *sampled) = lines
+    assert clean[:3] == sampled[:3] == ["8", "of", "8"]
+    assert int(sampled[5]) > int(clean[5]), "cells"
+    assert float(sampled[6]) > 2 * float(clean[6]), "cm of lateral deviation"
+    assert float(sampled[7]) > 1.1 * float(clean[7]), "null-space posture"
+    assert (int(clean[8]), int(sampled[8]) > 3) == (1, True), "modes"
     assert imageio.imread(plot).shape[0] > 500
 
 
@@ -496,7 +496,7 @@ def test_a_sampled_style_is_done() -> None:
     assert left < middle - 0.1 < right - 0.2
     recorder.close()
 
-    # Where it cannot be seen, it is not said.
+    # A choice without effect is not recorded.
     recorder = Recorder(Recipe(env="KomoShelf-v0", image_size=16, diverse=True))
     styles = [recorder.record(seed).style for seed in range(6)]
     assert {(style["bend"], style["posture"]) for style in styles} == {(0, 0.0)}
