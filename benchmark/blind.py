@@ -142,7 +142,7 @@ def play(evaluator: Evaluator, runs: list[RunOptions], logs: list[EpisodeLog]) -
             print(f"Episode {number} of {2 * len(seeds)}.", flush=True)
             evaluator.act_with(runs[which].policy)
             started = time.monotonic()
-            episode = evaluator.play(env_id, seed)
+            episode = evaluator.run(env_id, seed)
             elapsed = log.elapsed(env_id) + time.monotonic() - started
             log.add(LogEntry(episode, 0, elapsed))
     finally:

@@ -75,7 +75,7 @@ class VariationScore:
 
 
 class VariedEpisodeJob(NamedTuple):
-    """An episode to play: the arguments of ``VariedEvaluator.play``."""
+    """An episode to play: the arguments of ``VariedEvaluator.run``."""
 
     variation: str
     seed: int
@@ -94,14 +94,14 @@ class VariedEvaluator:
         self._variation: str | None = None
         self._evaluator: Evaluator | None = None
 
-    def play(self, variation: str, seed: int) -> bool:
+    def run(self, variation: str, seed: int) -> bool:
         """Whether the policy solves the episode of a seed."""
         if self._evaluator is None or variation != self._variation:
             self.close()
             options = {"randomize": VARIATIONS[variation]}
             self._evaluator = self._make_evaluator(options=options)
             self._variation = variation
-        return self._evaluator.play(self._env_id, seed).success_at_end
+        return self._evaluator.run(self._env_id, seed).success_at_end
 
     def close(self) -> None:
         """Close the environment, if there is one."""
@@ -153,8 +153,8 @@ def measure(arguments: Arguments, env_id: str, seeds: range) -> dict[str, Variat
         Workers(workers, make_evaluator, Limits()) as pool,
         ProgressDisplay({env_id: len(jobs)}, "episodes") as display,
     ):
-        for played in pool.play(jobs):
-            solved[played.task] = bool(played.answer)
+        for result in pool.run(jobs):
+            solved[result.task] = bool(result.value)
             display.update(env_id, len(solved))
     plain = [solved[VariedEpisodeJob("none", seed)] for seed in seeds]
     return {

@@ -135,7 +135,7 @@ def main() -> None:
 
 
 def check_policy(arguments: Arguments) -> Result:
-    """The result, if it and the policy are as they have to be: checked before anything is played.
+    """The result, if it and the policy are as they have to be: checked before anything is finished.
 
     Raises:
         ValueError: The result is damaged, of another suite, or of another policy.
@@ -196,7 +196,7 @@ def replay(
     """Play episodes again, in the order of ``jobs``.
 
     Raises:
-        WorkerError: They cannot be played.
+        WorkerError: They cannot be finished.
     """
     then = {(episode.env, episode.seed): episode for episode in result.episodes}
     now: dict[tuple[str, int], Episode] = {}
@@ -206,8 +206,8 @@ def replay(
         EpisodeProgress(dict.fromkeys(result.envs, count)) as display,
     ):
         for env_id in result.envs:
-            for played in pool.play(job for job in jobs if job.env_id == env_id):
-                episode = played.answer or failed_episode(played.task, played.given_up)
+            for finished in pool.run(job for job in jobs if job.env_id == env_id):
+                episode = finished.value or failed_episode(finished.task, finished.given_up)
                 now[episode.env, episode.seed] = episode
                 display.add(episode)
     return [Replay(then[job[:2]], now[job[:2]]) for job in jobs]

@@ -60,10 +60,10 @@ def main() -> None:
     except OSError as error:
         fail(MODULE, f"stopped: {plain(error)}", code=1)
     # The laboratory is read once: its file may change, or be another on another machine.
-    make_player = partial(PartRecorder, partial(Recorder, recipe, lab), recipe.control_mode)
+    make_runner = partial(PartRecorder, partial(Recorder, recipe, lab), recipe.control_mode)
     # A simulation in real time needs a core for itself.
     workers = arguments.workers or (None if recipe.backend == "sim" else 1)
-    produce(MODULE, parts, seeds_of(arguments), head, make_player, workers, cluster)
+    produce(MODULE, parts, seeds_of(arguments), head, make_runner, workers, cluster)
 
 
 def check(arguments: Arguments, lab: Lab | None) -> dict[str, Any]:

@@ -114,17 +114,17 @@ def play(path: Path, episodes: int, workers: int, trust_code: bool) -> list[Repl
         tasks = [ReplayJob(index) for index in range(episodes)]
         console = Console(stderr=True)
         hidden = not sys.stderr.isatty()
-        for played in track(
-            pool.play(tasks), "Replaying", episodes, console=console, disable=hidden
+        for result in track(
+            pool.run(tasks), "Replaying", episodes, console=console, disable=hidden
         ):
-            if played.answer is None:
-                raise WorkerError(f"{played.task}: {played.given_up}")
-            comparisons.append(played.answer)
+            if result.value is None:
+                raise WorkerError(f"{result.task}: {result.given_up}")
+            comparisons.append(result.value)
     return sorted(comparisons, key=lambda comparison: comparison.demo)
 
 
 class ReplayJob(NamedTuple):
-    """A demonstration to play: the arguments of ``Replayer.play``."""
+    """A demonstration to play: the arguments of ``Replayer.run``."""
 
     demo: int
 
@@ -145,7 +145,7 @@ class Replayer:
         self._file = DemoFile(path, trust_code)
         self._env = self._file.make_env()
 
-    def play(self, index: int) -> ReplayComparison:
+    def run(self, index: int) -> ReplayComparison:
         """Play one, and compare."""
         demo = self._file[index]
         difference = first_difference(self._env, demo)

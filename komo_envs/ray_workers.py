@@ -28,11 +28,11 @@ from komo_envs.utils.extras import missing
 from komo_envs.utils.files import replacing
 from komo_envs.utils.workers import (
     ATTEMPTS,
-    Answer,
     Limits,
-    Played,
-    Player,
     Task,
+    TaskResult,
+    TaskRunner,
+    Value,
     WorkerError,
     Workers,
 )
@@ -55,8 +55,8 @@ except ImportError as error:
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-MakePlayer = Callable[[Path], Player[Answer]]
-"""Makes what a worker plays with, which writes its files, if any, into a folder."""
+MakeRunner = Callable[[Path], TaskRunner[Value]]
+"""Makes the runner of a worker, which writes its files, if any, into a folder."""
 
 
 class Cluster:
@@ -83,13 +83,13 @@ class Cluster:
         start = _Start.here(facts)
         here = _facts(start)
         ask = ray.remote(num_cpus=0)(_facts)
-        answers = {
+        replies = {
             key: ask.options(scheduling_strategy=_on(key)).remote(start) for key in self._cores
         }
-        for key, answer in answers.items():
+        for key, reply in replies.items():
             node = f"{nodes[key]['NodeManagerHostname']} ({nodes[key]['NodeManagerAddress']})"
             try:
-                there = ray.get(answer)
+                there = ray.get(reply)
             except RayError as error:
                 if _is_dead(key):  # it was already, and Ray had not noticed yet
                     del self._cores[key]
@@ -117,12 +117,12 @@ class Cluster:
     def workers(
         self,
         places: list[str],
-        make_player: MakePlayer[Answer],
+        make_runner: MakeRunner[Value],
         folder: Path,
         limits: Limits | None = None,
-    ) -> RayWorkers[Answer]:
+    ) -> RayWorkers[Value]:
         """Workers at these ``places``; the arguments are those of ``RayWorkers``."""
-        return RayWorkers(places, make_player, folder, limits)
+        return RayWorkers(places, make_runner, folder, limits)
 
 
 def _connect() -> None:
@@ -213,20 +213,20 @@ class _Host:
     """A worker with its limits, and a folder for what it writes: an actor on a node."""
 
     def __init__(self, start: _Start, limits: Limits | None) -> None:
-        make_player = start.enter()
+        make_runner = start.enter()
         context = ray.get_runtime_context()
         # Beside Ray's own logs of the run, should this process be killed before it can clean up.
         session = Path(context.get_temp_dir()) / context.get_session_name()
         self._folder = Path(tempfile.mkdtemp(dir=session))
-        self._workers = Workers(1, partial(make_player, self._folder), limits)
+        self._workers = Workers(1, partial(make_runner, self._folder), limits)
 
     def ready(self) -> None:
-        """Answer, once this process has started."""
+        """Return once this process has started."""
 
-    def play(self, task: Any) -> tuple[Played[Any, Any] | WorkerError, dict[str, bytes]]:
+    def run(self, task: Any) -> tuple[TaskResult[Any, Any] | WorkerError, dict[str, bytes]]:
         """Do a task; what came of it, and the files that were written."""
         try:
-            [played] = self._workers.play([task])
+            [result] = self._workers.run([task])
         except WorkerError as error:
             return error, {}
         files = {}
@@ -234,7 +234,7 @@ class _Host:
             if not file.name.startswith("."):  # else it is of a worker that was killed
                 files[file.name] = file.read_bytes()
             file.unlink()
-        return played, files
+        return result, files
 
     def close(self) -> None:
         """End the worker."""
@@ -259,29 +259,29 @@ class _Remote:
     task: Any = None
 
 
-class RayWorkers(Generic[Answer]):
+class RayWorkers(Generic[Value]):
     """Workers on the nodes of a cluster. A context: they live inside it.
 
     Args:
         places: The node of each worker, see ``Cluster.places``.
-        make_player: Called in each of them with a folder of its own; it is pickled.
-        folder: Where the files that the players write are put, here, when a task is done.
+        make_runner: Called in each of them with a folder of its own; it is pickled.
+        folder: Where the files that the runners write are put, here, when a task is done.
         limits: Of each task; None for none.
     """
 
     def __init__(
         self,
         places: list[str],
-        make_player: MakePlayer[Answer],
+        make_runner: MakeRunner[Value],
         folder: Path,
         limits: Limits | None = None,
     ) -> None:
         self._places = places
-        self._made = _Start.here(make_player), limits
+        self._made = _Start.here(make_runner), limits
         self._folder = folder
         self._workers: list[_Remote] = []
 
-    def __enter__(self) -> RayWorkers[Answer]:
+    def __enter__(self) -> RayWorkers[Value]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -291,12 +291,12 @@ class RayWorkers(Generic[Answer]):
         for each in self._workers:
             ray.kill(each.actor)
 
-    def play(self, tasks: Iterable[Task]) -> Iterator[Played[Task, Answer]]:
+    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult[Task, Value]]:
         """Do all of ``tasks``; yield each when it is done, in whatever order that is.
 
         Raises:
             WorkerError: A worker cannot go on, or none is left.
-            OSError: A file that a player wrote cannot be written here.
+            OSError: A file that a runner wrote cannot be written here.
         """
         if not self._workers:
             self._workers = [self._start(place) for place in self._places]
@@ -306,7 +306,7 @@ class RayWorkers(Generic[Answer]):
             for worker in self._workers:
                 if waiting and worker.call is None:
                     worker.task = waiting.popleft()
-                    worker.call = worker.actor.play.remote(worker.task)
+                    worker.call = worker.actor.run.remote(worker.task)
             if all(worker.task is None for worker in self._workers) and not waiting:
                 return  # though some may not be ready yet
             calls = {worker.call: worker for worker in self._workers if worker.call is not None}
@@ -315,7 +315,7 @@ class RayWorkers(Generic[Answer]):
                 worker, task = calls[call], calls[call].task
                 worker.call = worker.task = None
                 try:
-                    answer = ray.get(call)
+                    reply = ray.get(call)
                 except RayTaskError as error:
                     raise WorkerError(f"{task}: {_said(error)}") from error
                 except RayError as error:  # the actor has died, or its node, or what it answered
@@ -327,16 +327,16 @@ class RayWorkers(Generic[Answer]):
                         waiting.appendleft(task)
                         continue
                     why = f"{ATTEMPTS} workers died, the last one so: {_said(error)}"
-                    yield Played(task, None, deaths[task], why)
+                    yield TaskResult(task, None, deaths[task], why)
                     continue
                 if task is None:
                     worker.ready = True
                     continue
-                played, files = answer
-                if isinstance(played, WorkerError):
-                    raise played
+                result, files = reply
+                if isinstance(result, WorkerError):
+                    raise result
                 self._write(files)
-                yield Played(task, played.answer, deaths[task] + played.deaths, played.given_up)
+                yield TaskResult(task, result.value, deaths[task] + result.deaths, result.given_up)
 
     def _start(self, node: str, starts: int = 1) -> _Remote:
         actor = _HostActor.options(scheduling_strategy=_on(node)).remote(*self._made)

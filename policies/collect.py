@@ -93,8 +93,8 @@ def main() -> None:
     except OSError as error:
         fail(MODULE, f"stopped: {plain(error)}", code=1)
     make_recorder = partial(InterventionRecorder, recipe, folder, lab)
-    make_player = partial(PartRecorder, make_recorder, recipe.control_mode)
-    produce(MODULE, parts, seeds, head, make_player, arguments.workers)
+    make_runner = partial(PartRecorder, make_recorder, recipe.control_mode)
+    produce(MODULE, parts, seeds, head, make_runner, arguments.workers)
 
 
 def recipe_of(card: Card, lab: str | None) -> Recipe:

@@ -34,7 +34,7 @@ Env = gym.Env[Any, Any]
 
 
 class EpisodeJob(NamedTuple):
-    """An episode to play: the arguments of ``Evaluator.play``."""
+    """An episode to play: the arguments of ``Evaluator.run``."""
 
     env_id: str
     seed: int
@@ -95,7 +95,7 @@ class Evaluator:
             self._policies[self._spec] = policy
         return {**self._options, **env_options_of(self._policies[self._spec])}
 
-    def play(self, env_id: str, seed: int, video: bool = False) -> Episode:
+    def run(self, env_id: str, seed: int, video: bool = False) -> Episode:
         """Play one episode.
 
         An error of the policy fails the episode, and is named in it. Any other error is raised:

@@ -344,10 +344,10 @@ def play_missing(
         for env_id in setup.envs:
             before = log.elapsed(env_id)
             started = time.monotonic()
-            for played in pool.play(task for task in missing if task.env_id == env_id):
+            for finished in pool.run(task for task in missing if task.env_id == env_id):
                 elapsed = before + time.monotonic() - started
-                episode = played.answer or failed_episode(played.task, played.given_up)
-                log.add(LogEntry(episode, played.deaths, elapsed))
+                episode = finished.value or failed_episode(finished.task, finished.given_up)
+                log.add(LogEntry(episode, finished.deaths, elapsed))
                 display.add(episode)
 
 

@@ -94,8 +94,8 @@ def record_highlights(result: Result, folder: Path, pool: Pool[Episode]) -> None
     try:
         with ProgressDisplay({RECORDING: len(jobs)}, "highlights") as display:
             display.update(RECORDING, 0, line=True)
-            for done, played in enumerate(pool.play(jobs), start=1):
-                episodes.append(played.answer or failed_episode(played.task, played.given_up))
+            for done, finished in enumerate(pool.run(jobs), start=1):
+                episodes.append(finished.value or failed_episode(finished.task, finished.given_up))
                 text = json.dumps(asdict(HighlightsRecord(tuple(episodes))), allow_nan=False)
                 write_text(folder / HIGHLIGHTS, text + "\n")
                 display.update(RECORDING, done, line=True)

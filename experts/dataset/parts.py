@@ -31,7 +31,7 @@ def produce(
     parts: Parts,
     seeds: range,
     head: dict[str, Any],
-    make_player: Callable[[Path], PartRecorder],
+    make_runner: Callable[[Path], PartRecorder],
     workers: int | None,
     cluster: Cluster | None = None,
 ) -> None:
@@ -44,14 +44,14 @@ def produce(
         parts: Parts of the file.
         seeds: Seeds of the demonstrations, one each.
         head: The file's attributes that concern all its demonstrations.
-        make_player: Makes a worker's recorder, given the folder of the parts; it is pickled.
+        make_runner: Makes a worker's recorder, given the folder of the parts; it is pickled.
         workers: Number of workers; as many as there are cores if None.
         cluster: The cluster on whose nodes they run; None for this machine.
     """
     try:
         with parts.opened(head):
             if not parts.out.exists():
-                _collect(parts, seeds, head, make_player, workers, cluster)
+                _collect(parts, seeds, head, make_runner, workers, cluster)
             with DemoFile(parts.out) as file:
                 write_card(file)
                 text = summary(file)
@@ -153,7 +153,7 @@ def part_file(folder: Path, seed: int) -> Path:
 
 
 class RecordingJob(NamedTuple):
-    """A demonstration to record: the arguments of ``PartRecorder.play``."""
+    """A demonstration to record: the arguments of ``PartRecorder.run``."""
 
     seed: int
 
@@ -188,7 +188,7 @@ class PartRecorder:
         self._mode = mode
         self._folder = folder
 
-    def play(self, seed: int) -> bool:
+    def run(self, seed: int) -> bool:
         """Record the demonstration of a seed; whether it succeeds."""
         demo = self._recorder.record(seed)
         with replacing(part_file(self._folder, seed)) as scratch:
@@ -204,7 +204,7 @@ def _collect(
     parts: Parts,
     seeds: range,
     head: dict[str, Any],
-    make_player: Callable[[Path], PartRecorder],
+    make_runner: Callable[[Path], PartRecorder],
     workers: int | None,
     cluster: Cluster | None,
 ) -> None:
@@ -219,18 +219,18 @@ def _collect(
     bars = head["recipe"]["backend"] != "real"  # where an operator is asked at the terminal
     pool: Pool[bool]
     if not bars:
-        pool = Inline(partial(make_player, parts.folder))
+        pool = Inline(partial(make_runner, parts.folder))
     elif cluster is None:
-        pool = Workers(workers or provenance.usable_cores(), partial(make_player, parts.folder))
+        pool = Workers(workers or provenance.usable_cores(), partial(make_runner, parts.folder))
     else:
-        pool = cluster.workers(cluster.places(workers)[: len(missing)], make_player, parts.folder)
+        pool = cluster.workers(cluster.places(workers)[: len(missing)], make_runner, parts.folder)
     count, successes, started = len(done), sum(done.values()), time.monotonic()
     with pool, ProgressDisplay({"": len(seeds)}, "demonstrations", {"": count}, bars) as display:
-        for played in pool.play(missing):
-            if played.answer is None:
-                raise WorkerError(f"{played.task}: {played.given_up}")
+        for result in pool.run(missing):
+            if result.value is None:
+                raise WorkerError(f"{result.task}: {result.given_up}")
             count += 1
-            successes += played.answer
+            successes += result.value
             pace = 60 * (count - len(done)) / (time.monotonic() - started)
             display.update("", count, f"{successes / count:.1%} success, {pace:.0f} a minute")
     _assemble(parts.out, seeds, head, parts)

@@ -1,7 +1,7 @@
-"""Worker processes: they do the tasks that are handed to them, one at a time.
+"""Worker processes, each of which runs one task at a time.
 
-A worker holds nothing that a task depends on, so it does not matter which one does it, nor when.
-One that dies is replaced, and its task handed out again.
+Tasks do not depend on the state of a worker, so any worker can run any task at any time. A worker
+that dies is replaced, and its task is run again.
 """
 
 from __future__ import annotations
@@ -22,95 +22,95 @@ from typing import Any, Generic, Protocol, TypeVar
 from komo_envs.utils.errors import describe
 
 ATTEMPTS = 3
-"""A task on which so many workers have died is given up; and all, if so many in a row do not even
-start."""
+"""Give a task up after this many crashes of workers; end the run after this many failed starts in a
+row."""
 
 
 CHECK_SECONDS = 0.5
-"""Between two looks at what a task takes."""
+"""Interval between checks of the limits."""
 
 READY = "ready"
-"""What a worker says when it has started."""
+"""Message of a worker that has started."""
 
 
 class WorkerError(RuntimeError):
-    """A worker met something that no other would do better with."""
+    """A task or a worker failed in a way that another worker cannot mend."""
 
 
 Task = TypeVar("Task", bound=tuple[Any, ...])
-Answer = TypeVar("Answer", covariant=True)
+Value = TypeVar("Value", covariant=True)
 
 
-class Player(Protocol[Answer]):
-    """What a worker does its tasks with."""
+class TaskRunner(Protocol[Value]):
+    """Object in a worker that runs its tasks."""
 
-    def play(self, *task: Any) -> Answer:
-        """Do a task: a tuple of arguments. What it raises ends the run."""
+    def run(self, *task: Any) -> Value:
+        """Run a task, given as a tuple of arguments. An exception ends the whole run."""
 
     def close(self) -> None:
-        """Free what it holds."""
+        """Free all resources."""
 
 
 @dataclass(frozen=True)
-class Played(Generic[Task, Answer]):
-    """A task that was done, or given up."""
+class TaskResult(Generic[Task, Value]):
+    """Result of a task that was run or given up."""
 
     task: Task
-    answer: Answer | None
-    """What ``play`` returned; None if so many workers died on the task that it was given up."""
+    value: Value | None
+    """Return value of ``TaskRunner.run``; None if the task was given up."""
     deaths: int
-    """How many workers died on it."""
+    """Number of workers that died on the task."""
     given_up: str
-    """Why it was given up, in words; empty if it was done."""
+    """Reason for giving it up, in words; empty if it was run."""
 
 
-class Pool(Protocol[Answer]):
-    """What does tasks: ``Workers``, or those of a cluster. A context: they live inside it."""
+class Pool(Protocol[Value]):
+    """Pool of workers, here or on a cluster. A context: the workers live inside it."""
 
-    def __enter__(self) -> Pool[Answer]: ...
+    def __enter__(self) -> Pool[Value]: ...
     def __exit__(self, *_: object) -> None: ...
 
-    def play(self, tasks: Iterable[Task]) -> Iterator[Played[Task, Answer]]:
-        """Do all of ``tasks``; yield each when it is done, in whatever order that is.
+    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult[Task, Value]]:
+        """Run all ``tasks``; yield their results in the order in which they finish.
 
         Raises:
             WorkerError: A worker cannot go on.
         """
 
 
-class Inline(Generic[Answer]):
-    """Does tasks in this process, one after the other, for those that ask somebody at its terminal.
+class Inline(Generic[Value]):
+    """Runs tasks in this process, one after the other, for tasks that ask somebody at its terminal.
 
     Args:
-        make_player: Called when there is something to do.
+        make_runner: Makes the runner; called before the first task.
     """
 
-    def __init__(self, make_player: Callable[[], Player[Answer]]) -> None:
-        self._make_player = make_player
-        self._player: Player[Answer] | None = None
+    def __init__(self, make_runner: Callable[[], TaskRunner[Value]]) -> None:
+        self._make_runner = make_runner
+        self._runner: TaskRunner[Value] | None = None
 
-    def __enter__(self) -> Inline[Answer]:
+    def __enter__(self) -> Inline[Value]:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._player is not None:
-            self._player.close()
+        if self._runner is not None:
+            self._runner.close()
 
-    def play(self, tasks: Iterable[Task]) -> Iterator[Played[Task, Answer]]:
-        """Do all of ``tasks``; yield each when it is done.
+    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult[Task, Value]]:
+        """Run all ``tasks``; yield each result at once.
 
         Raises:
-            WorkerError: The player met something that it cannot go on with.
+            WorkerError: A task raised an exception.
         """
         for task in tasks:
             try:
-                self._player = self._player or self._make_player()
-                answer = self._player.play(*task)
+                self._runner = self._runner or self._make_runner()
+                answer = self._runner.run(*task)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
                 raise WorkerError(f"{task}: {describe(error)}") from error
-            yield Played(task, answer, 0, "")
+            yield TaskResult(task, answer, 0, "")
 
 
 @dataclass(frozen=True)
@@ -134,26 +134,26 @@ class _Worker:
     """When it began with its task, or with getting ready for its first one."""
 
 
-class Workers(Generic[Answer]):
-    """Processes that do tasks. A context: they live inside it.
+class Workers(Generic[Value]):
+    """Pool of worker processes on this machine. A context: the workers live inside it.
 
     Args:
-        count: How many at most; no more are started than there are tasks.
-        make_player: Called in each of them; it is pickled.
-        limits: Of each task; None for none.
+        count: Largest number of workers; no more are started than there are tasks.
+        make_runner: Makes the runner of a worker; it is pickled, and called in each worker.
+        limits: Limits of each task; None for none.
     """
 
     def __init__(
-        self, count: int, make_player: Callable[[], Player[Answer]], limits: Limits | None = None
+        self, count: int, make_runner: Callable[[], TaskRunner[Value]], limits: Limits | None = None
     ) -> None:
-        self._make_player = make_player
+        self._make_runner = make_runner
         self._limits = limits
         self._count = count
         self._workers: list[_Worker] = []
         self._failed_starts = 0
         """How many workers in a row have ended before they were ready."""
 
-    def __enter__(self) -> Workers[Answer]:
+    def __enter__(self) -> Workers[Value]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -166,8 +166,8 @@ class Workers(Generic[Answer]):
             worker.process.join(timeout=5)
             _kill(worker.process.pid)
 
-    def play(self, tasks: Iterable[Task]) -> Iterator[Played[Task, Answer]]:
-        """Do all of ``tasks``; yield each when it is done, in whatever order that is.
+    def run(self, tasks: Iterable[Task]) -> Iterator[TaskResult[Task, Value]]:
+        """Run all ``tasks``; yield their results in the order in which they finish.
 
         Raises:
             WorkerError: A worker cannot go on.
@@ -193,7 +193,7 @@ class Workers(Generic[Answer]):
                     if not (why := self._beyond(worker)):
                         continue
                     self._replace(worker)
-                    yield Played(task, None, deaths[task], why)
+                    yield TaskResult(task, None, deaths[task], why)
                     continue
                 try:
                     if not worker.connection.poll():
@@ -215,7 +215,7 @@ class Workers(Generic[Answer]):
                 worker.task = None
                 if isinstance(answer, WorkerError):
                     raise answer
-                yield Played(task, answer, deaths[task], why)
+                yield TaskResult(task, answer, deaths[task], why)
 
     def _beyond(self, worker: _Worker) -> str:
         """Which limit the worker's task is beyond, in words; empty if none."""
@@ -255,7 +255,7 @@ class Workers(Generic[Answer]):
         """Add a worker."""
         context = multiprocessing.get_context("spawn")  # a fork would share OpenGL and PhysX
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, self._make_player), daemon=False)
+        process = context.Process(target=_work, args=(theirs, self._make_runner), daemon=False)
         # Listed before it starts, so that it ends with the others whatever happens meanwhile.
         self._workers.append(_Worker(process, ours))
         with theirs, worker_environment():  # closed here, our end notices when the worker dies
@@ -289,19 +289,19 @@ def memory_of(pid: int | None) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _work(connection: Connection, make_player: Callable[[], Player[Any]]) -> None:
+def _work(connection: Connection, make_runner: Callable[[], TaskRunner[Any]]) -> None:
     """The life of a worker: do what comes, until the other end closes."""
-    player = make_player()
+    runner = make_runner()
     with contextlib.suppress(EOFError, OSError):  # the run has ended, or was killed
         connection.send(READY)
         while True:
             task = connection.recv()
             try:
-                answer = player.play(*task)
+                answer = runner.run(*task)
             except BaseException as error:  # sys.exit in a task's code, too
                 answer = WorkerError(f"{task}: {describe(error)}")
             connection.send(answer)
-    player.close()
+    runner.close()
 
 
 @contextlib.contextmanager

@@ -517,8 +517,8 @@ def test_a_failed_episode_says_why_and_the_next_is_untouched(
     try:
         with monkeypatch.context() as patch:
             patch.setattr(rollout, "load_policy", lambda *_: policy)
-            episode = evaluator.play(ENV, TEST[0])
-            again = evaluator.play(ENV, TEST[0])
+            episode = evaluator.run(ENV, TEST[0])
+            again = evaluator.run(ENV, TEST[0])
     finally:
         evaluator.close()
     assert re.fullmatch(failure, episode.failure)
@@ -557,7 +557,7 @@ class Spoiler:
 def test_success_once_is_not_success_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(rollout, "load_policy", lambda *_: Spoiler())
     evaluator = Evaluator("expert", tmp_path)
-    episode = evaluator.play(ENV, TEST[0])
+    episode = evaluator.run(ENV, TEST[0])
     evaluator.close()
     assert episode.distance > 0.03
     assert (episode.success_once, episode.success_at_end) == (True, False)

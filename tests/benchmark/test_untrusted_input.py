@@ -123,7 +123,7 @@ def play(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any
             patch.setattr(rollout, "load_policy", lambda *_: policy)
             evaluator._policies.clear()
             evaluator._attached.clear()
-            return evaluator.play(ENV, 2_000_000)
+            return evaluator.run(ENV, 2_000_000)
 
     return play
 
@@ -210,8 +210,8 @@ def test_whatever_a_policy_does_to_the_process_is_undone(play, tmp_path):
 def test_a_dead_worker_is_seen_though_its_fork_lives():
     started = time.monotonic()
     with Workers(1, Orphaning) as workers:
-        [played] = workers.play([(1,)])
-    assert played.given_up == f"{ATTEMPTS} worker processes died, the last one with signal 9"
+        [result] = workers.run([(1,)])
+    assert result.given_up == f"{ATTEMPTS} worker processes died, the last one with signal 9"
     assert time.monotonic() - started < SECONDS
 
 

@@ -1,4 +1,4 @@
-"""Players whose worker dies at once. Each worker imports this file, so it imports little."""
+"""Runners whose worker dies at once. Each worker imports this file, so it imports little."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECONDS = 60
 class Orphaning:
     """Does tasks by dying, and leaves a fork that holds what it had open for so many seconds."""
 
-    def play(self, *_: object) -> None:
+    def run(self, *_: object) -> None:
         if os.fork() == 0:
             time.sleep(SECONDS)
             os._exit(0)
