@@ -184,7 +184,7 @@ def test_a_run_does_not_go_on_with_another_setup(name, undisturbed, tmp_path):
         "versions": setup.versions | {"benchmark_sources": 64 * "0"},
         "machine": setup.machine | {"cpu": "another"},
     }
-    with pytest.raises(ValueError, match=f"holds a run with other {name}: .*another folder"):
+    with pytest.raises(ValueError, match=f"holds a run with other {name}: .*another --out"):
         EpisodeLog(tmp_path, replace(setup, **{name: others[name]}))
     EpisodeLog(tmp_path, replace(setup, date="later", command="another way to say it")).close()
 
@@ -395,7 +395,7 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
         (("--policy", "expert", "--device", "cuda"), "--device cuda: expected cpu with 'expert'"),
         (("--policy", "zero", "--seeds=1:2", "--seeds", "1:3"), "--seeds: given 2 times"),
         (("--policy", "zero", "--env", "--episodes", "1"), "--env: expected one id or more"),
-        (("--policy", "genius"), "policy 'genius': expected expert, random, zero or a path"),
+        (("--policy", "genius"), "policy 'genius': expected expert, random, zero, pretrained:"),
         (("--policy", "tests"), "policy 'tests': is no checkpoint: the folder has no"),
         (("--policy", "zero", "--env", "KomoPull-v0"), "--env KomoPull-v0: no such environment"),
         (("--policy", "zero", "--env", "CartPole-v1"), "--env CartPole-v1: is registered with "),
