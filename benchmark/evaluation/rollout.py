@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-import imageio.v2 as imageio
 import numpy as np
 
 import komo_envs  # noqa: F401  (registers the environments)
@@ -23,6 +22,7 @@ from komo_envs.lab import CameraLost
 from komo_envs.lab.world import LabWorld
 from komo_envs.utils.errors import describe, printable
 from komo_envs.utils.foreign_code import ForeignError, foreign_code
+from komo_envs.utils.video import write_video
 from komo_envs.worlds import CONTROL_PERIOD, WorldState
 from komo_envs.worlds.rai import RobotStopped
 from policies import Policy, load_policy
@@ -262,7 +262,6 @@ class Video:
         self._states: list[WorldState] = []
         with _video_errors():
             folder.mkdir(parents=True, exist_ok=True)
-            self._writer = imageio.get_writer(self._scratch, fps=env.metadata["render_fps"])
 
     def add_frame(self) -> None:
         """Keep the present state for a frame."""
@@ -272,12 +271,12 @@ class Video:
         """Render the video, and give it its name."""
         komo_env = unwrap(self._env)
         with _video_errors():
-            for state in self._states:
-                self._writer.append_data(komo_env.render_state(state))
-            self._writer.close()
+            if not self._states:  # the policy raised before the first frame
+                return
+            frames = map(komo_env.render_state, self._states)
+            write_video(self._scratch, frames, self._env.metadata["render_fps"])
             outcome = "success" if success else "failure"
-            if self._scratch.exists():  # not if the policy raised before the first frame
-                self._scratch.replace(self._folder / f"{self._name}-{outcome}.mp4")
+            self._scratch.replace(self._folder / f"{self._name}-{outcome}.mp4")
 
 
 def _as_json(scene: dict[str, Any]) -> dict[str, Any]:
