@@ -170,7 +170,7 @@ def test_forgets_a_failure_with_the_episode(monkeypatch: pytest.MonkeyPatch) -> 
                 "cuboid_width": (0.08, 0.08),
                 "cuboid_depth": (0.12, 0.12),
                 "yaw": (0.6, 0.6),
-                "lane": 0.04,
+                "min_clearance": 0.04,
             },
         ),
     ],

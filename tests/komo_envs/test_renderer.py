@@ -172,7 +172,7 @@ def test_pixels_are_the_same_in_any_process_and_after_any_history() -> None:
         renderer.set_bodies([body] * (1 + i % 3))
         renderer.render(LINKS, POSES[: 1 + i % 3], [SIDE], (40 + 10 * i, 64), shadow=i % 2 == 0)
     assert digest() == expected
-    code = "from tests.test_renderer import digest; print(digest())"
+    code = "from tests.komo_envs.test_renderer import digest; print(digest())"
     for variables in ({}, {"DISPLAY": ":99"}):
         result = run_python(code, **variables)
         assert (result.returncode, result.stdout.strip(), result.stderr) == (0, expected, "")
@@ -232,7 +232,7 @@ def test_a_forked_child_renders_the_same(before: str) -> None:
     code = f"""
 import multiprocessing
 {before}
-from tests.test_renderer import digest
+from tests.komo_envs.test_renderer import digest
 
 def work(queue):
     queue.put(digest())
@@ -296,7 +296,7 @@ def test_missing_egl_names_the_remedy(tmp_path: Path) -> None:
     # Files of these names that are no libraries, found before the real ones.
     for name in ("libEGL.so.1", "libGL.so.1"):
         (tmp_path / name).write_text("not a library")
-    code = "from tests.test_renderer import digest; digest()"
+    code = "from tests.komo_envs.test_renderer import digest; digest()"
     result = run_python(code, LD_LIBRARY_PATH=str(tmp_path))
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
@@ -367,7 +367,7 @@ def test_a_device_that_does_not_work_is_passed_over(tmp_path: Path) -> None:
     shim = tmp_path / "libEGL.so.1"
     compiler = ["gcc", "-shared", "-fPIC", "-w", f'-DREAL="{where}"', "-o", str(shim)]
     subprocess.run([*compiler, "-x", "c", "-"], input=EGL_SHIM, text=True, check=True)
-    code = "from tests.test_renderer import digest; print(digest())"
+    code = "from tests.komo_envs.test_renderer import digest; print(digest())"
     done = run_python(code, LD_LIBRARY_PATH=str(tmp_path))
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, digest(), "")
     for variable, value, message in (

@@ -152,10 +152,10 @@ def test_bad_scenes_are_named_and_do_no_harm(
     [
         ({"yaw": (0.5, -0.5)}, "yaw: "),
         ({"yaw": None}, "yaw: None; expected two numbers"),
-        ({"aside": 0.2}, "aside: "),
-        ({"lane": 0.01}, "lane: "),
-        ({"lane": np.nan}, "lane: "),
-        ({"lane": "wide"}, "lane: 'wide'; expected a number from 0.018 to 0.04"),
+        ({"lateral_range": 0.2}, "lateral_range: "),
+        ({"min_clearance": 0.01}, "min_clearance: "),
+        ({"min_clearance": np.nan}, "min_clearance: "),
+        ({"min_clearance": "wide"}, "min_clearance: 'wide'; expected a number"),
         ({"cuboid_width": 0.1}, "cuboid_width: 0.1; expected None, or two numbers in order"),
         ({"cuboid_height": (0.12, 0.3)}, "cuboid_height: "),
         ({"cuboid_mass": (0.0, 1.0)}, "cuboid_mass: "),
@@ -186,7 +186,7 @@ def test_what_success_asks_for() -> None:
             poses[CUBOID + 1, 3:] = [np.cos(tilt / 2), np.sin(tilt / 2), 0.0, 0.0]
         now = replace(state, body_poses=poses, body_velocities=velocities)
         goals = task.achieved_goal(scene, now), task.desired_goal(scene)
-        return bool(task.is_success(*goals))
+        return bool(task.evaluate(*goals).success)
 
     upright = [1.0, 0.0, 0.0, 0.0]
     tilted = [np.cos(np.deg2rad(5.5)), np.sin(np.deg2rad(5.5)), 0.0, 0.0]
