@@ -431,7 +431,7 @@ from experts import make_expert
 expert = make_expert("KomoPush-v0")
 env = gym.make("KomoPush-v0", obs_mode="rgbd", disable_env_checker=True)
 expert.attach(env)
-for episode in range(100):
+for episode in range(30):
     observation, _ = env.reset(seed=episode)
     for step in range(4):
         observation, *_ = env.step(env.action_space.sample() if episode % 2 else
@@ -471,7 +471,7 @@ import gymnasium as gym, komo_envs
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
 env = gym.make("KomoPush-v0", obs_mode="rgb")
-for episode in range(1100):
+for episode in range(600):
     if episode == 100:
         before = resident()
     env.reset(seed=episode)
@@ -480,7 +480,7 @@ print(resident() - before)
 """
     done = run_python(script)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 30.0
+    assert float(done.stdout) < 15.0
 
 
 @pytest.mark.filterwarnings("ignore:.*not in the possible render_modes")

@@ -9,23 +9,18 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from common import digest
+from gymnasium.utils import seeding
 
 from experts import make_expert
 from experts.base import Expert
 from experts.shelf import COMMITMENT
-from komo_envs.env import KomoEnv
-from komo_envs.tasks.shelf import CUBOID, FLOOR, OPENING, SHELF, cuboid_size, gaps
+from komo_envs.env import KomoEnv, unwrap
+from komo_envs.tasks.shelf import CUBOID, FLOOR, OPENING, SHELF, Shelf, cuboid_size, gaps
 from komo_envs.worlds.panda import COLLISION_FRAMES, load_panda
 from komo_envs.worlds.rai import ry
 
 VALIDATION_SEEDS = range(1_000_000, 1_000_020)
 CUBOID_AT = {"cuboid": [0.0, 0.66, 0.1]}
-
-
-def unwrap(env: gym.Env[Any, Any]) -> KomoEnv:
-    unwrapped = env.unwrapped
-    assert isinstance(unwrapped, KomoEnv)
-    return unwrapped
 
 
 class Clearance:
@@ -77,14 +72,14 @@ def run_episode(
 
 
 def test_scenes_are_as_documented() -> None:
-    env = gym.make("KomoShelf-v0")
-    cuboids = np.array([env.reset(seed=seed)[1]["scene"]["cuboid"] for seed in range(300)])
+    task = Shelf()
+    scenes = [task.sample_scene(seeding.np_random(seed)[0]) for seed in range(300)]
+    cuboids = np.array([scene["cuboid"] for scene in scenes])
     x, y, yaw = cuboids.T
     assert 0.06 < np.abs(x).max() < 0.08
     assert y.min() > OPENING + 0.05
     assert y.max() < OPENING + 0.15
     assert 0.33 < np.abs(yaw).max() <= 0.35
-    env.close()
 
     fixed = gym.make("KomoShelfFixed-v0")
     assert {fixed.reset(seed=seed)[1]["scene"]["cuboid"][2] for seed in range(20)} == {0.0}
@@ -92,7 +87,7 @@ def test_scenes_are_as_documented() -> None:
 
     hard = gym.make("KomoShelfHard-v0")
     counts = set()
-    for seed in range(100):
+    for seed in range(40):
         scene = hard.reset(seed=seed)[1]["scene"]
         counts.add(len(scene["neighbours"]))
         assert 0.04 <= scene["cuboid_width"] <= 0.08
@@ -251,13 +246,13 @@ def test_the_camera_sees_into_both_lanes(side: float) -> None:
     env.close()
 
 
-@pytest.mark.parametrize("control_mode", ["joint", "ee", "ee_delta"])
+@pytest.mark.parametrize(("turn", "control_mode"), enumerate(["joint", "ee", "ee_delta"]))
 @pytest.mark.parametrize("env_id", ["KomoShelf-v0", "KomoShelfFixed-v0", "KomoShelfHard-v0"])
-def test_the_expert_solves_every_scene(env_id: str, control_mode: str) -> None:
+def test_the_expert_solves_every_scene(env_id: str, turn: int, control_mode: str) -> None:
     env = gym.make(env_id, control_mode=control_mode)
     expert = make_expert(env_id)
     expert.attach(env)
-    for seed in VALIDATION_SEEDS:
+    for seed in VALIDATION_SEEDS[turn::3]:
         success, commands, actions = run_episode(env, expert, seed)
         assert success, seed
         assert all(action in env.action_space for action in actions)
