@@ -401,14 +401,17 @@ def test_what_cannot_be_exported(
     push, new = paths["push"], tmp_path / "new"
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "experts.dataset.to_lerobot")
-    monkeypatch.delattr(experts, "lerobot")
+    monkeypatch.delattr(experts.dataset, "to_lerobot")
     for arguments, reason in [
         ((push, there, "--to", "minari"), f"OUT {there}: is there already"),
         ((push, tmp_path / "no/new", "--to", "minari"), "its folder is not there"),
         ((tmp_path / "none.h5", new, "--to", "minari"), "expected a file of demonstrations"),
         ((__file__, new, "--to", "minari"), "is no HDF5 file"),
         ((push, new, "--to", "lerobot"), "pyarrow is not installed; pip install -e '.[exp"),
-        ((push, new, "--to", "minari", "--control-mode", "joint"), "known in ee alone"),
+        (
+            (push, new, "--to", "minari", "--control-mode", "joint"),
+            "which Minari gets, are in ee alone",
+        ),
         ((push, new, "--to", "rlds"), "--to"),
         ((push, new), "--to"),
     ]:
