@@ -412,8 +412,6 @@ def test_what_cannot_be_exported(
             (push, new, "--to", "minari", "--control-mode", "joint"),
             "which Minari gets, are in ee alone",
         ),
-        ((push, new, "--to", "rlds"), "--to"),
-        ((push, new), "--to"),
     ]:
         code, said = exported(command, *arguments)
         assert (code, said.count("\n")) == (2, 1), said
