@@ -420,10 +420,14 @@ class KomoEnv(gym.Env[Observation, np.ndarray]):
         self._state = None
 
     def proprioception(self) -> Array:
-        """Joint positions, their command, end-effector coordinates, their command (14 + 2E,)."""
+        """Joint positions, their command, end-effector coordinates, their command (14 + 2E,).
+
+        Raises:
+            RuntimeError: the env has not been reset.
+        """
+        q, command = self.state.q, self.controller.command
         coordinates = self.task.tool_coordinates(self._tcp_pose)
-        command = self.controller.command
-        return np.concatenate([self.state.q, command, coordinates, self.controller.ee_command])
+        return np.concatenate([q, command, coordinates, self.controller.ee_command])
 
     def observe(self, obs_mode: str) -> Observation:
         """The observation of the present state in any observation mode.
