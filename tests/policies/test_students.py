@@ -480,7 +480,7 @@ def test_a_shipped_student_does_as_its_card_says(folder):
 def test_onnx_gives_the_same_actions(demos, tmp_path, command):
     env_id = "KomoShelfHard-v0"  # of two cameras, and with things around that are mapped
     words = ("--demos", demos["shelf"], "--head", "diffusion", "--modality", "depth")
-    words = (*words, "--map-encoder", "True", "--steps", 2, *TINY[2:])
+    words = (*words, "--steps", 2, *TINY[2:])
     assert command("policies.train", *words, "--out", tmp_path).returncode == 0
     folder, file = tmp_path / "seed0", tmp_path / "student.onnx"
     break_card(folder, architecture__sampling_steps=1)  # each is a network of its own in the file
