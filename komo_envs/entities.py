@@ -53,7 +53,7 @@ class Body:
     color: tuple[float, float, float]
     """Red, green and blue in [0, 1], as a screen shows them."""
     pose: Pose = IDENTITY
-    """Initial pose of the body's centre; in the frame of ``parent`` if there is one."""
+    """Initial pose of the body's center; in the frame of ``parent`` if there is one."""
     parent: str | None = None
     """None, or ``"gripper"``: the body is part of the tool that the robot holds."""
     mass: float | None = None

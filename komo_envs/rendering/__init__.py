@@ -1,4 +1,4 @@
-"""Headless cameras: colour, depth and segmentation of a scene, with no screen and no X server."""
+"""Headless cameras: color, depth and segmentation of a scene, with no screen and no X server."""
 
 from komo_envs.rendering.renderer import Image, Renderer
 

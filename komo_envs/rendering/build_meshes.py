@@ -37,7 +37,7 @@ FRAMES = (
 )
 """rai's frames that carry the meshes, in the order of ``ROBOT_LINKS``."""
 
-# rai's grey levels and what they become: sRGB colours nearer to the real robot's.
+# rai's grey levels and what they become: sRGB colors nearer to the real robot's.
 PALETTE = {
     (255, 255, 255): (236, 237, 239),  # the painted shells
     (230, 234, 237): (176, 181, 187),  # bare metal: flange, rings, finger bodies
@@ -66,7 +66,7 @@ ID_SHADERS = {
 
 
 class Surface:
-    """Triangles of one link: points (N, 3) in the link's frame, and a colour for each face."""
+    """Triangles of one link: points (N, 3) in the link's frame, and a color for each face."""
 
     def __init__(self, frame: robotic.Frame) -> None:
         self.points: Array = np.asarray(frame.getMeshPoints(), float)
@@ -130,7 +130,7 @@ def keep_visible(config: robotic.Config, surfaces: list[Surface]) -> None:
         ]
         buffer.write(np.concatenate(world).astype("f4").tobytes())
         for corners in world:
-            centre = 0.5 * (corners.min((0, 1)) + corners.max((0, 1)))
+            center = 0.5 * (corners.min((0, 1)) + corners.max((0, 1)))
             for i in range(directions):
                 z = 1.0 - 2.0 * (i + 0.5) / directions
                 radius = np.sqrt(1.0 - z * z)
@@ -141,7 +141,7 @@ def keep_visible(config: robotic.Config, surfaces: list[Surface]) -> None:
                 matrix = np.eye(4)
                 # The depth range holds the whole arm, 2 m either side of the link.
                 matrix[:3, :3] = view * np.array([2.0 / span, 2.0 / span, 0.5])[:, None]
-                matrix[:3, 3] = -matrix[:3, :3] @ centre
+                matrix[:3, 3] = -matrix[:3, :3] @ center
                 program["matrix"].write(matrix.T.astype("f4").tobytes())
                 target.clear()
                 array.render()
@@ -167,7 +167,7 @@ def grow(surface: Surface, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 class Piece:
-    """All faces of one link that have one colour, as a welded mesh."""
+    """All faces of one link that have one color, as a welded mesh."""
 
     def __init__(self, link: int, surface: Surface, faces: NDArray[np.bool_]) -> None:
         self.link = link

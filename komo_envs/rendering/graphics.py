@@ -153,7 +153,7 @@ class Graphics:
         target = self.target(size)
         scene = self.shaded if shadow else self.plain
         base = matrices[0, :, 3]
-        scene["centre"].write(base[:2].tobytes())
+        scene["center"].write(base[:2].tobytes())
         light = np.array(look.light, np.float32)
         light *= 1 / np.sqrt(light @ light)
         scene["key_direction"].write(light.tobytes())

@@ -14,7 +14,7 @@ from komo_envs.entities import ROBOT_LINKS, Array, Body
 from komo_envs.rendering.shaders import MAX_MATRICES
 
 VERTEX = np.dtype([("position", "3f4"), ("normal", "3f4"), ("color", "3f4"), ("body", "i4")])
-"""Position in m and normal in the frame of the link or body, linear colour, index of the pose."""
+"""Position in m and normal in the frame of the link or body, linear color, index of the pose."""
 LAYOUT = "3f 3f 3f 1i"
 """The same in moderngl's words."""
 
@@ -30,7 +30,7 @@ class Mesh:
 
 
 def _linear(shown: Any) -> NDArray[np.float32]:
-    # A gamma of 2, as in the shaders: a body that is fully lit is shown in its own colour.
+    # A gamma of 2, as in the shaders: a body that is fully lit is shown in its own color.
     return np.square(np.asarray(shown, np.float32))
 
 
@@ -107,7 +107,7 @@ def _box(half: Array, bevel: float) -> tuple[Array, Array, NDArray[np.uint32]]:
 
 
 def _cylinder(half: float, radius: float, bevel: float) -> tuple[Array, Array, NDArray[np.uint32]]:
-    # A profile, radii r and heights z from the centre of the top to that of the bottom, is turned
+    # A profile, radii r and heights z from the center of the top to that of the bottom, is turned
     # about the z axis. `angles` are its normals' elevations.
     segments = 48
     rounding = np.linspace(np.pi / 2, 0, 4) if bevel > 0 else np.array([np.pi / 2, 0.0])

@@ -1,6 +1,6 @@
 """GLSL of the renderer. Light is added up linearly and shown with a gamma of 2.
 
-``SCENE`` writes colour (with the segmentation id as its alpha) and depth, ``SHADOW`` the depth
+``SCENE`` writes color (with the segmentation id as its alpha) and depth, ``SHADOW`` the depth
 seen from the main light, ``RESOLVE`` turns what ``SCENE`` drew into the image, without jaggies.
 """
 
@@ -42,7 +42,7 @@ in int body;
 out vec3 v_position;
 out vec3 v_normal;
 out vec3 v_place;  // in the body's own frame
-flat out vec4 v_paint;  // colour, and the segmentation id
+flat out vec4 v_paint;  // color, and the segmentation id
 
 void main() {
     vec4 x = rows[3 * body], y = rows[3 * body + 1], z = rows[3 * body + 2];
@@ -66,7 +66,7 @@ uniform float brightness;
 uniform float texture_contrast;
 uniform float pattern;
 uniform vec3 eye;
-uniform vec2 centre;
+uniform vec2 center;
 in vec3 v_position;
 in vec3 v_normal;
 in vec3 v_place;
@@ -119,7 +119,7 @@ void main() {
     vec3 color = sqrt(brightness * lit);
 
     // Far from the robot everything pales into the background, as a large table's far edge does.
-    float away = smoothstep(0.4, 2.0, length(v_position.xy - centre));
+    float away = smoothstep(0.4, 2.0, length(v_position.xy - center));
     color = mix(color, background(-to_eye.z), 0.6 * away);
     out_color = vec4(min(color, 1.0), v_paint.a);
     out_depth = 1.0 / gl_FragCoord.w;
@@ -203,7 +203,7 @@ vec3 seen(vec4 color) {
 SMOOTH_FRAGMENT = (
     _RESOLVE_HEAD
     + """
-// Each pixel was drawn once. Where colours jump, average along the edge, not across it.
+// Each pixel was drawn once. Where colors jump, average along the edge, not across it.
 float largest(vec3 v) { return max(v.r, max(v.g, v.b)); }
 
 void main() {

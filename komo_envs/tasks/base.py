@@ -196,7 +196,7 @@ def is_upright(pose: Array) -> bool:
 
 
 def is_at_rest(pose: Array, velocity: Array, height: float) -> bool:
-    """Whether a body stands still and upright, its centre at the ``height`` that it should be at.
+    """Whether a body stands still and upright, its center at the ``height`` that it should be at.
 
     Args:
         pose: Pose of the body (7,).

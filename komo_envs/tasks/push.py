@@ -81,7 +81,7 @@ class Push(Task):
     are round posts fixed to the table, as low as the puck: the stick passes over them.
 
     ## Scene
-    ``{"puck": [x, y], "target": [x, y]}``: centres on the table, m. Both are uniform over the
+    ``{"puck": [x, y], "target": [x, y]}``: centers on the table, m. Both are uniform over the
     table between 0.40 and 0.66 m from the base and up to 0.8 rad to either side, 8 to 40 cm apart,
     with obstacles far enough for one in between: 18 cm or more.
     Sampled options are there too: ``"puck_radius"``, ``"puck_mass"``, ``"puck_friction"``,
@@ -98,7 +98,7 @@ class Push(Task):
     | z          |                       | 0.658 to 0.95  | 0.05   |
 
     ## Goals and success
-    Goals are ``[x, y, rest]``: the puck's centre, and 1 when it rests flat on the table, either
+    Goals are ``[x, y, rest]``: the puck's center, and 1 when it rests flat on the table, either
     face up, else 0. It succeeds at rest within ``success_radius`` of the target. At rest it is
     slower than 1 cm/s and 0.5 rad/s; flat is within 10 degrees.
 

@@ -51,7 +51,7 @@ WALL = 0.015  # m thick
 SHELF_FRICTION = 0.5
 
 ROD = 0.006  # m, radius of the hook's two rods
-SHAFT = 0.22  # m from the gripper's centre to the hook's corner
+SHAFT = 0.22  # m from the gripper's center to the hook's corner
 FINGER = 0.05  # m from the corner to the finger's tip
 PITCH = float(np.deg2rad(15))  # by which the shaft points down: so the hand passes over the lip
 HOOK_FRICTION = 0.5
@@ -71,7 +71,7 @@ YAW: Range = (-0.6, 0.6)  # rad, the widest range of it
 BEHIND = 0.036  # m behind the cuboid, for the finger: it leans back where it points up
 FRONT = 0.01  # m of the cuboid from the opening
 APART = 0.004  # m that things stand apart at least
-OUTSIDE = 0.02  # m from the opening to the cuboid's centre when it is out
+OUTSIDE = 0.02  # m from the opening to the cuboid's center when it is out
 
 NEIGHBOUR_SIZE: tuple[Range, Range, Range] = ((0.03, 0.05), (0.03, 0.06), (0.08, 0.16))  # m
 NEIGHBOUR_YAW: Range = (-0.2, 0.2)  # rad
@@ -92,7 +92,7 @@ _H = float(np.sqrt(0.5))
 _HOOK_AXES = np.array([[_H, 0.0, -_H], [_H, 0.0, _H], [0.0, -1.0, 0.0]])
 HOOK_FRAME: Pose = (0.0, 0.0, -SHAFT, *matrix_to_quaternion(_HOOK_AXES))
 
-FINGERTIP = 0.015  # m that the hand's fingers reach beyond the gripper's centre, at an angle too
+FINGERTIP = 0.015  # m that the hand's fingers reach beyond the gripper's center, at an angle too
 MARGIN = 0.002  # m that a command keeps hook and hand off the shelf
 _ALONG = np.array([0.0, np.cos(PITCH), -np.sin(PITCH)])  # the shaft's direction
 _UP = np.array([0.0, np.sin(PITCH), np.cos(PITCH)])  # the finger's at roll 0
@@ -116,7 +116,7 @@ SHELF: tuple[Body, ...] = (
     _box("ceiling", (_WIDE, _DEEP, WALL), 0.0, _MIDDLE, FLOOR + HEIGHT + WALL / 2),
     _box("post", (0.1, 0.1, FLOOR - WALL - TABLE_TOP), 0.0, 0.74, (FLOOR - WALL + TABLE_TOP) / 2),
     _box("foot", (0.3, 0.3, 0.02), 0.0, 0.74, TABLE_TOP + 0.01),
-    # No thicker than paint: it shows where the centre has to be.
+    # No thicker than paint: it shows where the center has to be.
     Body(
         "line",
         "box",
@@ -194,8 +194,8 @@ class Shelf(Task):
     | roll       | of the finger about the shaft, rad: 0 up, then to +x  | -1.8 to 1.8    | 0.1    |
 
     ## Goals and success
-    Goals are ``[x, y, rest]``: the cuboid's centre, and 1 when it rests upright on floor or lip and
-    all neighbours stand upright inside, else 0. It succeeds at rest with its centre at least 2 cm
+    Goals are ``[x, y, rest]``: the cuboid's center, and 1 when it rests upright on floor or lip and
+    all neighbours stand upright inside, else 0. It succeeds at rest with its center at least 2 cm
     outside the opening: no greater a y than the goal's. At rest it is slower than 1 cm/s and 0.5
     rad/s; upright is within 10 degrees.
 
@@ -412,7 +412,7 @@ class Shelf(Task):
         return np.array([pose[0], pose[1], rest], dtype=np.float32)
 
     def desired_goal(self, scene: Scene) -> Array:
-        """``[0, y, 1]``: the middle of the line that the cuboid's centre is to be brought to."""
+        """``[0, y, 1]``: the middle of the line that the cuboid's center is to be brought to."""
         y = OPENING - OUTSIDE if self.success_radius is None else OPENING
         return np.array([0.0, y, 1.0], dtype=np.float32)
 

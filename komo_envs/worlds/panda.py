@@ -24,7 +24,7 @@ COLLISION_FRAMES = (
 DRIVE_STIFFNESS, DRIVE_DAMPING = 1000.0, 100.0
 """Gains of the joint drives that rai gives the simulated arm, N m/rad and N m s/rad."""
 FINGER_GAP = 0.012
-"""Distance in m of each finger from the gripper's centre: closed around a tool."""
+"""Distance in m of each finger from the gripper's center: closed around a tool."""
 
 _MESH_FRAMES = {
     "link0": "l_panda_link0",

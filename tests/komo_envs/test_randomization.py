@@ -1,4 +1,4 @@
-"""Domain randomisation: it varies what it says, no more, and can be set up again."""
+"""Domain randomization: it varies what it says, no more, and can be set up again."""
 
 from __future__ import annotations
 
