@@ -31,7 +31,7 @@ def run_episode(
     return info["is_success"], info["distance"], actions
 
 
-@pytest.mark.parametrize(("turn", "control_mode"), enumerate(["joint", "ee", "ee_delta"]))
+@pytest.mark.parametrize(("turn", "control_mode"), [*enumerate(["joint", "ee", "ee_delta"])])
 @pytest.mark.parametrize("env_id", ["KomoPush-v0", "KomoPushFixed-v0"])
 def test_solves_every_scene_within_a_centimetre(env_id: str, turn: int, control_mode: str) -> None:
     env = gym.make(env_id, control_mode=control_mode)

@@ -246,7 +246,7 @@ def test_the_camera_sees_into_both_lanes(side: float) -> None:
     env.close()
 
 
-@pytest.mark.parametrize(("turn", "control_mode"), enumerate(["joint", "ee", "ee_delta"]))
+@pytest.mark.parametrize(("turn", "control_mode"), [*enumerate(["joint", "ee", "ee_delta"])])
 @pytest.mark.parametrize("env_id", ["KomoShelf-v0", "KomoShelfFixed-v0", "KomoShelfHard-v0"])
 def test_the_expert_solves_every_scene(env_id: str, turn: int, control_mode: str) -> None:
     env = gym.make(env_id, control_mode=control_mode)
